@@ -1,0 +1,19 @@
+//! Benchmarks of Lars.
+//!
+//! - `benches/`: what can be measured in one process, one file a subject; `cargo bench -p lars-benches` runs all.
+//! - `lars-bench load`: the load generator ([`load`]).
+//! - `lars-bench serve`: servers to compare with ([`serve`]).
+//! - `compare`: a script that measures Lars and those side by side, and `lars-bench summary`, which makes a table of
+//!   what it wrote down ([`summary`]). What it said is in `RESULTS.md`.
+//!
+//! Figures are compared within one run only, and nothing fails because of one.
+
+#![forbid(unsafe_code)]
+
+pub mod cli;
+pub mod datagrams;
+pub mod frames;
+pub mod load;
+pub mod progress;
+pub mod serve;
+pub mod summary;

@@ -1,0 +1,56 @@
+//! Processors: which one a thread runs on, and how much of it it took.
+
+use std::{fs, io, time::Duration};
+
+use nix::{
+    sched::{CpuSet, sched_setaffinity},
+    sys::{
+        resource::{UsageWho, getrusage},
+        time::{TimeVal, TimeValLike},
+    },
+    unistd::Pid,
+};
+
+/// Keeps this thread, and those that it will start, on one processor.
+///
+/// # Errors
+/// If there is no such processor, or this process may not use it.
+pub fn pin(cpu: usize) -> io::Result<()> {
+    let mut set = CpuSet::new();
+    set.set(cpu)?;
+    Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
+}
+
+/// Processor time that this thread has taken so far, in user space and in the kernel.
+pub(super) fn thread_time() -> Duration {
+    let micros = |time: TimeVal| u64::try_from(time.num_microseconds()).unwrap_or(0);
+    // It fails for a wrong first argument only.
+    getrusage(UsageWho::RUSAGE_THREAD).map_or(Duration::ZERO, |usage| {
+        Duration::from_micros(micros(usage.user_time()) + micros(usage.system_time()))
+    })
+}
+
+/// Processor time that the threads of a process have taken so far; `None` if there is no such process, or the kernel
+/// does not keep it.
+pub(super) fn process_time(pid: u32) -> Option<Duration> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+    let nanos = tasks.flatten().map(|task| {
+        let schedstat = fs::read_to_string(task.path().join("schedstat")).ok()?;
+        schedstat.split(' ').next()?.parse::<u64>().ok()
+    });
+    nanos.sum::<Option<u64>>().map(Duration::from_nanos)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_that_was_taken_is_seen() {
+        let before = thread_time();
+        while thread_time() == before {}
+        let process = process_time(std::process::id()).expect("this one runs");
+        assert!(process > Duration::ZERO);
+        assert_eq!(process_time(u32::MAX), None);
+    }
+}

@@ -1,0 +1,140 @@
+//! [`Measurement`]: what a run has found, for people and as JSON.
+
+use std::fmt;
+
+use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
+
+/// A load generator that takes more of its processor than this may be what limits the figures.
+const CPU_SHARE_MAX: f64 = 0.9;
+
+/// The result of one run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Measurement {
+    /// What was measured, in the words of who measured.
+    pub label: String,
+    /// Length of the measurement, without the warm-up.
+    pub seconds: f64,
+    /// Operations that ended within it.
+    pub completed: u64,
+    /// The same per second.
+    pub per_second: f64,
+    /// Of the operations that began within it.
+    pub latency: Latency,
+    /// Of the whole run, warm-up included.
+    pub counts: Counts,
+    /// Open loop: operations that were due and never began, because everything was in flight.
+    pub overdue: u64,
+    /// Share of its processor that the load generator took.
+    pub cpu_share: f64,
+    /// Processor time that the server took per operation, in microseconds, if its process was named.
+    pub server_us: Option<f64>,
+}
+
+/// What became of requests.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Requests that want a reply.
+    pub requests: u64,
+    /// Replies to them.
+    pub replies: u64,
+    /// Requests without a reply in time.
+    pub lost: u64,
+    /// Replies that came later than that, or to nothing that was asked.
+    pub stale: u64,
+    /// Replies that say no: overloaded, unknown module.
+    pub refusals: u64,
+    /// Reports of calls, which want no reply.
+    pub reports: u64,
+}
+
+/// Microseconds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Latency {
+    pub mean_us: f64,
+    pub p50_us: f64,
+    pub p90_us: f64,
+    pub p99_us: f64,
+    pub p999_us: f64,
+    pub max_us: f64,
+}
+
+impl Latency {
+    /// From nanoseconds.
+    pub(super) fn of(latencies: &Histogram<u64>) -> Self {
+        let quantile = |q| latencies.value_at_quantile(q) as f64 / 1e3;
+        Self {
+            mean_us: latencies.mean() / 1e3,
+            p50_us: quantile(0.5),
+            p90_us: quantile(0.9),
+            p99_us: quantile(0.99),
+            p999_us: quantile(0.999),
+            max_us: latencies.max() as f64 / 1e3,
+        }
+    }
+}
+
+impl Measurement {
+    /// What makes the figures say less than they seem to.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if self.cpu_share > CPU_SHARE_MAX {
+            warnings.push(format!(
+                "the load generator took {:.0} % of its processor: it may be the bottleneck, not the server",
+                self.cpu_share * 100.0
+            ));
+        }
+        if self.overdue > 0 {
+            warnings
+                .push(format!("the rate was not kept: {} operations were due and never began", self.overdue));
+        }
+        let Counts { lost, stale, refusals, .. } = self.counts;
+        for (count, what) in [
+            (lost, "requests were not answered in time"),
+            (stale, "replies came too late or to nothing that was asked"),
+            (refusals, "replies named no host"),
+        ] {
+            if count > 0 {
+                warnings.push(format!("{count} {what}"));
+            }
+        }
+        warnings
+    }
+}
+
+impl fmt::Display for Measurement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Latency { mean_us, p50_us, p90_us, p99_us, p999_us, max_us } = &self.latency;
+        writeln!(f, "{:.0} operations/s ({} in {:.2} s)", self.per_second, self.completed, self.seconds)?;
+        writeln!(
+            f,
+            "latency µs: mean {mean_us:.1}, 50 % {p50_us:.1}, 90 % {p90_us:.1}, 99 % {p99_us:.1}, \
+             99.9 % {p999_us:.1}, max {max_us:.1}"
+        )?;
+        write!(f, "load generator: {:.0} % of its processor", self.cpu_share * 100.0)?;
+        self.server_us.map_or(Ok(()), |us| write!(f, "\nserver: {us:.2} µs of processor time per operation"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_good_run_has_no_warnings_and_each_defect_has_one() {
+        let good = Measurement { cpu_share: 0.5, ..Measurement::default() };
+        assert_eq!(good.warnings(), [""; 0]);
+        let counts = Counts { lost: 1, stale: 2, refusals: 3, ..Counts::default() };
+        let bad = Measurement { cpu_share: 0.97, overdue: 4, counts, ..good };
+        let warnings = bad.warnings();
+        assert_eq!(warnings.len(), 5, "{warnings:?}");
+        assert!(warnings[0].contains("97 % of its processor"), "{}", warnings[0]);
+    }
+
+    #[test]
+    fn json_comes_back_as_it_was() {
+        let measurement = Measurement { label: "x".into(), completed: 7, ..Measurement::default() };
+        let json = serde_json::to_string(&measurement).unwrap();
+        assert_eq!(serde_json::from_str::<Measurement>(&json).unwrap(), measurement);
+    }
+}

@@ -1,0 +1,53 @@
+//! The load generator: one thread that asks more cheaply than any server answers, and measures.
+//!
+//! What decides and counts is pure and driven by the clock of a `Run`; [`udp_get_host`] and [`tcp_echo`] do the IO.
+
+mod cpu;
+pub mod in_flight;
+mod measurement;
+pub mod pace;
+mod poller;
+mod run;
+pub mod tcp_echo;
+pub mod udp_get_host;
+
+use std::{
+    io::{self, ErrorKind},
+    net::SocketAddr,
+};
+
+pub use self::{
+    cpu::pin,
+    measurement::{Counts, Latency, Measurement},
+    run::Plan,
+};
+
+/// Why nothing was measured.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The address is free.
+    #[error("nobody listens at {0}")]
+    NobodyListens(SocketAddr),
+    /// The server said something that no echo says, or hung up.
+    #[error("{server}: {problem}")]
+    Server {
+        /// Who.
+        server: SocketAddr,
+        /// What was wrong.
+        problem: &'static str,
+    },
+    /// A system call failed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+impl LoadError {
+    /// A system call failed that talks to `server`.
+    fn at(server: SocketAddr, error: io::Error) -> Self {
+        if error.kind() == ErrorKind::ConnectionRefused {
+            Self::NobodyListens(server)
+        } else {
+            Self::Io(error)
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! `lars-bench`: the load generator and what Lars is compared with.
+
+#![forbid(unsafe_code)]
+
+use std::{
+    error::Error,
+    fs,
+    io::{self, Write},
+    process::ExitCode,
+    sync::{atomic::AtomicU64, mpsc},
+    thread,
+};
+
+use clap::Parser;
+use lars_benches::{
+    cli::{Cli, Command, LoadCommand, RunArgs, ServeCommand, SummaryArgs},
+    load::{self, LoadError, Measurement, Plan},
+    progress,
+    serve::{tcp, udp},
+    summary::Summary,
+};
+
+fn main() -> ExitCode {
+    // Before there are threads.
+    lars_runtime::preflight::quiet_membarrier();
+    let result = match Cli::parse().command {
+        Command::Load(command) => run_load(&command),
+        Command::Serve(command) => serve(&command),
+        Command::Summary(args) => summarize(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "lars-bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_load(command: &LoadCommand) -> Result<(), Box<dyn Error>> {
+    match command {
+        LoadCommand::UdpGetHost(args) => measure(&args.run, |plan, done| args.load().run(plan, done)),
+        LoadCommand::TcpEcho(args) => measure(&args.run, |plan, done| args.load().run(plan, done)),
+    }
+}
+
+/// The load has a thread for itself, the only one that is pinned; this one shows how it goes.
+fn measure(
+    args: &RunArgs,
+    load: impl FnOnce(&Plan, &AtomicU64) -> Result<Measurement, LoadError> + Send,
+) -> Result<(), Box<dyn Error>> {
+    let (plan, done) = (args.plan(), AtomicU64::new(0));
+    let (running, ended) = mpsc::channel();
+    let measurement = thread::scope(|scope| {
+        let load = scope.spawn(|| {
+            let _running = running;
+            args.pin.map_or(Ok(()), load::pin)?;
+            load(&plan, &done)
+        });
+        progress::show(plan.warmup + plan.measured, &done, &ended);
+        load.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })?;
+    print(Measurement { label: args.label.clone(), ..measurement }, args.json)
+}
+
+fn print(measurement: Measurement, as_json: bool) -> Result<(), Box<dyn Error>> {
+    let mut out = io::stdout().lock();
+    if as_json {
+        writeln!(out, "{}", serde_json::to_string(&measurement)?)?;
+    } else {
+        writeln!(out, "{measurement}")?;
+    }
+    out.flush()?;
+    let label = if measurement.label.is_empty() { "" } else { &format!("{}: ", measurement.label) };
+    for warning in measurement.warnings() {
+        writeln!(io::stderr(), "warning: {label}{warning}")?;
+    }
+    Ok(())
+}
+
+fn serve(command: &ServeCommand) -> Result<(), Box<dyn Error>> {
+    match *command {
+        ServeCommand::UdpEcho { kind, listen, pin } => {
+            pin.map_or(Ok(()), load::pin)?;
+            Ok(udp::echo(kind, listen)?)
+        }
+        ServeCommand::TcpEcho { kind, listen, pin } => {
+            pin.map_or(Ok(()), load::pin)?;
+            tcp::echo(kind, listen)
+        }
+    }
+}
+
+fn summarize(args: &SummaryArgs) -> Result<(), Box<dyn Error>> {
+    let file = &args.file;
+    let text = fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
+    let measurements: Vec<Measurement> =
+        text.lines().map(serde_json::from_str).collect::<Result<_, _>>().map_err(|error| {
+            format!("{}: not what lars-bench load --json writes: {error}", file.display())
+        })?;
+    writeln!(io::stdout(), "{}", Summary::of(&measurements, &args.bases))?;
+    Ok(())
+}

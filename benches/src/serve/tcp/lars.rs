@@ -1,0 +1,35 @@
+//! On lars-runtime, with one shard.
+
+use std::{error::Error, net::SocketAddr};
+
+use lars_proto::frame::{self, HEADER_LEN};
+use lars_runtime::{ConnId, Flow, Handlers, Net, Shards, ShardsConfig, Shutdown, TcpServer, TcpServerConfig};
+
+use super::announce;
+use crate::frames::ECHO_ID;
+
+/// A reply is put together here, and copied into the output of its connection.
+#[derive(Default)]
+struct Reply(Vec<u8>);
+
+pub(super) fn echo(listen: SocketAddr) -> Result<(), Box<dyn Error>> {
+    let shutdown = Shutdown::on_signals()?;
+    let config = ShardsConfig { name: "echo".into(), shards: 1, ..ShardsConfig::default() };
+    let shards = Shards::start(config, |_| Reply::default())?;
+    let handlers = Handlers::new(frame::next).on(ECHO_ID, reply);
+    let server = TcpServer::start(&shards, TcpServerConfig::new(listen), handlers)?;
+    announce(server.local_addr())?;
+    shutdown.wait();
+    Ok(())
+}
+
+fn reply(reply: &mut Reply, net: &mut Net<Reply>, conn: ConnId, body: &[u8]) -> Flow {
+    let header: [[u8; HEADER_LEN / 2]; 2] = [ECHO_ID.to_le_bytes(), (body.len() as i32).to_le_bytes()];
+    reply.0.clear();
+    reply.0.extend(header.as_flattened());
+    reply.0.extend(body);
+    match net.send(conn, &reply.0) {
+        Ok(()) => Flow::Continue,
+        Err(_) => Flow::Close("the reply does not fit"),
+    }
+}

@@ -1,0 +1,7 @@
+//! The program `lars-agent`; see [`lars_agent`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    lars_runtime::daemon::main::<lars_agent::AgentDaemon>()
+}

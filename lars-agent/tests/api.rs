@@ -1,0 +1,179 @@
+//! What clients see of the agent, on real sockets.
+
+mod support;
+
+use lars_agent::{Agent, StartError};
+use lars_proto::{
+    ModuleId,
+    messages::{GetHostRequest, GetHostResponse, MessageId, RetCode},
+};
+use lars_testkit::eventually;
+
+use self::support::{Client, Stage, bytes, config, framed, host, start, unused_addr};
+
+const ONE: ModuleId = ModuleId::new(1, 1);
+
+/// Sends `request` to `shard` and expects exactly `reply`; both as in the specification, section 3.
+#[track_caller]
+fn check(client: &Client, shard: usize, request: &str, reply: &str) {
+    client.send_to_shard(shard, &bytes(request));
+    assert_eq!(client.receive_from_shard(shard), bytes(reply));
+}
+
+#[test]
+fn bytes_of_the_deployed_programs() {
+    let stage = Stage::start();
+    stage.serve(ONE, [7777]);
+    let client = stage.client();
+    let route = "08000000 0f000000 08011001 1a0908818080f80710e13c";
+    check(&client, 2, "07000000 04000000 08011001", route);
+    let found = "05000000 0f000000 10011801 2a0908818080f80710e13c";
+    check(&client, 2, "04000000 04000000 10011801", found);
+    check(&client, 0, "04000000 04000000 10091809", "05000000 06000000 10091809 2003");
+    // Module 0/0 with sequence number 0 is an empty body.
+    check(&client, 0, "04000000 00000000", "05000000 02000000 2003");
+    stage.agent.stop();
+}
+
+#[test]
+fn any_socket_answers_for_any_module() {
+    let stage = Stage::start();
+    let client = stage.client();
+    let modules = [
+        ONE,
+        ModuleId::new(9, 9),
+        ModuleId::new(-1, 0),
+        ModuleId::new(i32::MAX, i32::MAX),
+        ModuleId::new(i32::MIN, i32::MIN),
+        ModuleId::new(i32::MAX, i32::MIN),
+    ];
+    for (n, module) in modules.into_iter().enumerate() {
+        let port = 1_000 + n as u16;
+        stage.serve(module, [port]);
+        for shard in 0..3 {
+            let response = client.get_host_by(shard, u32::MAX, module);
+            assert_eq!(response.retcode, RetCode::Succ as i32, "{module} by shard {shard}");
+            assert_eq!(response.host, Some(host(port).to_wire()));
+        }
+    }
+    let stats = stage.agent.stats();
+    assert_eq!((stats.misrouted, stats.misrouted_dropped), (12, 0));
+    assert_eq!(stats.lookups_ok, 18);
+    assert_eq!(stats.modules, 6, "a module lives on one shard");
+    stage.agent.stop();
+}
+
+#[test]
+fn garbage_costs_nothing() {
+    let stage = Stage::start();
+    stage.serve(ONE, [7777]);
+    let client = stage.client();
+    let before = stage.agent.stats();
+    let good = framed(MessageId::GetHostRequest, &GetHostRequest { seq: 1, modid: 1, cmdid: 1 });
+    let garbage: [&[u8]; 10] = [
+        b"",
+        b"x",
+        &good[..good.len() - 1],
+        &[&good[..], b"x"].concat(),
+        &bytes("04000000 ffffffff"),
+        &bytes("04000000 f8ff0000"),
+        &bytes("04000000 02000000 ffff"),
+        &bytes("63000000 00000000"),
+        &framed(MessageId::GetHostResponse, &GetHostResponse::default()),
+        &bytes("06000000 04000000 08011001"),
+    ];
+    for datagram in garbage {
+        client.send_to_shard(2, datagram);
+    }
+    // The first reply is the one to the first good datagram.
+    assert_eq!(client.get_host(ONE).host, Some(host(7777).to_wire()));
+    let after = stage.agent.stats();
+    assert_eq!(after.malformed_frames, before.malformed_frames + 6);
+    assert_eq!(after.malformed_bodies, before.malformed_bodies + 1);
+    assert_eq!(after.unexpected_messages, before.unexpected_messages + 2);
+    assert_eq!(after.invalid_hosts, before.invalid_hosts + 1);
+    assert_eq!((after.lookups_ok, after.modules), (before.lookups_ok + 1, before.modules));
+    stage.agent.stop();
+}
+
+#[test]
+fn a_second_copy_on_the_same_ports_is_refused() {
+    let mut raw = config(unused_addr(), unused_addr());
+    let first = start(&raw);
+    let taken = first.local_addrs();
+    raw.api.base_port = taken[0].port();
+    let second = || Agent::start(raw.validate().expect("valid"));
+    let Err(error) = second() else { panic!("the second started as well") };
+    assert!(matches!(error, StartError::Listen(_)), "{error:?}");
+    assert!(error.to_string().contains(&taken[0].to_string()), "{error}");
+    first.stop();
+    eventually("the ports are free again", || second().map(Agent::stop).is_ok());
+}
+
+#[test]
+fn ports_follow_one_another() {
+    let mut raw = config(unused_addr(), unused_addr());
+    raw.api.shards = 5;
+    let agent = start(&raw);
+    let ports: Vec<u16> = agent.local_addrs().iter().map(|addr| addr.port()).collect();
+    assert_eq!(ports, (ports[0]..ports[0] + 5).collect::<Vec<_>>());
+    agent.stop();
+}
+
+#[test]
+fn an_unhealthy_host_is_ejected_probed_and_taken_back() {
+    let stage = Stage::start();
+    stage.serve(ONE, [1, 2]);
+    let client = stage.client();
+    client.report_all(&stage.agent, ONE, 2, -1, 14);
+    assert_eq!(stage.agent.stats().hosts_overloaded, 0);
+    client.report_all(&stage.agent, ONE, 2, -1, 1);
+    assert_eq!((stage.agent.stats().hosts_overloaded, stage.agent.stats().ejections), (1, 1));
+
+    let picks: Vec<u16> = (0..110).map(|_| client.pick(ONE).expect("a host")).collect();
+    for (n, picks) in picks.chunks(11).enumerate() {
+        assert_eq!(picks.iter().filter(|&&port| port == 2).count(), 1, "probes in round {n}");
+    }
+    assert_eq!(stage.agent.stats().probes, 10);
+
+    client.report_all(&stage.agent, ONE, 2, 0, 5);
+    assert_eq!(stage.agent.stats().hosts_overloaded, 1);
+    client.report_all(&stage.agent, ONE, 2, 0, 1);
+    assert_eq!((stage.agent.stats().hosts_overloaded, stage.agent.stats().recoveries), (0, 1));
+    assert_ne!(client.pick(ONE), client.pick(ONE), "both hosts take turns again");
+    stage.agent.stop();
+}
+
+#[test]
+fn a_module_of_unhealthy_hosts_is_refused_and_recovers_by_time() {
+    let stage = Stage::with(|raw| raw.balance.overload_timeout_ms = 300);
+    stage.serve(ONE, [1]);
+    let client = stage.client();
+    let overload = RetCode::Overload as i32;
+    eventually("lookups are refused", || {
+        (0..15).for_each(|_| client.report(ONE, 1, 7));
+        client.get_host(ONE).retcode == overload
+    });
+    // Nobody reports and nobody looks it up: the sweep takes it back.
+    eventually("the host comes back", || stage.agent.stats().hosts_idle == 1);
+    assert_eq!(client.pick(ONE), Some(1));
+    stage.agent.stop();
+}
+
+#[test]
+fn a_large_route_fits_a_datagram() {
+    let stage = Stage::start();
+    stage.serve(ONE, 1..=4_096);
+    let mut route = stage.client().get_route(ONE);
+    route.sort_unstable();
+    assert_eq!(route, support::hosts(1..=4_096));
+    stage.agent.stop();
+}
+
+#[test]
+fn a_shard_that_spins_answers_too() {
+    let stage = Stage::with(|raw| raw.api.spin_us = 50);
+    stage.serve(ONE, [1]);
+    assert_eq!(stage.client().pick(ONE), Some(1));
+    stage.agent.stop();
+}

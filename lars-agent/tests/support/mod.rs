@@ -1,0 +1,384 @@
+//! What the tests on real sockets share: an agent on free ports, a client made of a plain socket, and
+//! stand-ins for lars-dns and lars-reporter made of plain threads.
+#![allow(dead_code, reason = "each test program uses its part")]
+
+use std::{
+    collections::HashMap,
+    io::{ErrorKind, Read, Write},
+    net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use lars_agent::{Agent, RawConfig};
+use lars_proto::{
+    HostAddr, ModuleId, frame,
+    messages::{
+        GetHostRequest, GetHostResponse, GetRouteRequest, GetRouteResponse, MessageId, ReportRequest,
+        ReportStatusRequest, RetCode,
+    },
+    route::{self, RouteReply},
+};
+use lars_testkit::eventually;
+use prost::Message;
+
+/// Long enough for the slowest machine: a reply that takes longer has failed.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+pub(crate) const HOUR_MS: u64 = 3_600_000;
+
+pub(crate) fn host(port: u16) -> HostAddr {
+    HostAddr::v4(Ipv4Addr::LOCALHOST, port)
+}
+
+pub(crate) fn hosts(ports: impl IntoIterator<Item = u16>) -> Vec<HostAddr> {
+    ports.into_iter().map(host).collect()
+}
+
+/// An address at which nobody listens.
+pub(crate) fn unused_addr() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound")
+}
+
+/// The defaults, but for ports that are free and these servers, and for windows so long that on the slowest
+/// machine none ends by itself.
+pub(crate) fn config(dns: SocketAddr, reporter: SocketAddr) -> RawConfig {
+    let mut raw = RawConfig::default();
+    raw.api.base_port = 0;
+    raw.dns.servers = vec![dns.to_string()];
+    raw.reporter.servers = vec![reporter.to_string()];
+    raw.balance.idle_timeout_ms = HOUR_MS;
+    raw.balance.overload_timeout_ms = HOUR_MS;
+    raw.balance.update_timeout_ms = HOUR_MS;
+    raw
+}
+
+pub(crate) fn start(raw: &RawConfig) -> Agent {
+    Agent::start(raw.validate().expect("a valid configuration")).expect("the agent starts")
+}
+
+/// An agent and the stand-ins that it is connected to.
+pub(crate) struct Stage {
+    pub(crate) agent: Agent,
+    pub(crate) dns: FakeDns,
+    pub(crate) reporter: FakeReporter,
+}
+
+impl Stage {
+    pub(crate) fn start() -> Self {
+        Self::with(|_| {})
+    }
+
+    pub(crate) fn with(adjust: impl FnOnce(&mut RawConfig)) -> Self {
+        let (dns, reporter) = (FakeDns::start(), FakeReporter::start());
+        let mut raw = config(dns.addr(), reporter.addr());
+        adjust(&mut raw);
+        let agent = start(&raw);
+        eventually("both links are up", || agent.stats().dns_is_up && agent.stats().reporter_is_up);
+        Self { agent, dns, reporter }
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        Client::new(self.agent.local_addrs())
+    }
+
+    /// Gives `module` these hosts and waits until the agent knows.
+    pub(crate) fn serve(&self, module: ModuleId, ports: impl IntoIterator<Item = u16>) {
+        let hosts = hosts(ports);
+        self.dns.set_route(module, &hosts);
+        self.dns.push(module);
+        let client = self.client();
+        eventually("the agent has the route", || client.get_route(module).len() == hosts.len());
+    }
+}
+
+/// A client made of a plain socket.
+pub(crate) struct Client {
+    socket: UdpSocket,
+    agent: Vec<SocketAddr>,
+}
+
+impl Client {
+    pub(crate) fn new(agent: Vec<SocketAddr>) -> Self {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+        socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        Self { socket, agent }
+    }
+
+    pub(crate) fn send_to_shard(&self, shard: usize, datagram: &[u8]) {
+        self.socket.send_to(datagram, self.agent[shard]).expect("sent");
+    }
+
+    /// The next reply, which must come from that shard's socket.
+    #[track_caller]
+    pub(crate) fn receive_from_shard(&self, shard: usize) -> Vec<u8> {
+        let mut buffer = vec![0; 65_536];
+        let (len, from) = loop {
+            match self.socket.recv_from(&mut buffer) {
+                // A socket with a timeout is not taken up again after a signal.
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                received => break received.expect("a reply"),
+            }
+        };
+        assert_eq!(from, self.agent[shard], "a reply leaves by the socket its request came in by");
+        buffer.truncate(len);
+        buffer
+    }
+
+    /// Asks the shard that owns the module.
+    #[track_caller]
+    pub(crate) fn get_host(&self, module: ModuleId) -> GetHostResponse {
+        self.get_host_by(module.shard(self.agent.len()), 7, module)
+    }
+
+    #[track_caller]
+    pub(crate) fn get_host_by(&self, shard: usize, seq: u32, module: ModuleId) -> GetHostResponse {
+        let request = GetHostRequest { seq, modid: module.modid, cmdid: module.cmdid };
+        self.send_to_shard(shard, &framed(MessageId::GetHostRequest, &request));
+        let response: GetHostResponse = unframed(MessageId::GetHostResponse, &self.receive_from_shard(shard));
+        assert_eq!((response.seq, response.module()), (seq, module));
+        response
+    }
+
+    /// The port of the host that a lookup gives, if it gives one.
+    #[track_caller]
+    pub(crate) fn pick(&self, module: ModuleId) -> Option<u16> {
+        let response = self.get_host(module);
+        assert_eq!(response.host.is_some(), response.retcode == RetCode::Succ as i32);
+        response.host.map(|host| host.port as u16)
+    }
+
+    #[track_caller]
+    pub(crate) fn get_route(&self, module: ModuleId) -> Vec<HostAddr> {
+        let shard = module.shard(self.agent.len());
+        let request = GetRouteRequest { modid: module.modid, cmdid: module.cmdid };
+        self.send_to_shard(shard, &framed(MessageId::ApiGetRouteRequest, &request));
+        let response: GetRouteResponse =
+            unframed(MessageId::ApiGetRouteResponse, &self.receive_from_shard(shard));
+        assert_eq!(response.module(), module);
+        response.host.iter().map(|host| HostAddr::from_wire(host).expect("a host")).collect()
+    }
+
+    pub(crate) fn report(&self, module: ModuleId, port: u16, retcode: i32) {
+        let host = Some(host(port).to_wire());
+        let request = ReportRequest { modid: module.modid, cmdid: module.cmdid, host, retcode };
+        self.send_to_shard(module.shard(self.agent.len()), &framed(MessageId::ReportRequest, &request));
+    }
+
+    /// Reports a call `times` times and waits until the agent has counted them: datagrams may get lost.
+    pub(crate) fn report_all(&self, agent: &Agent, module: ModuleId, port: u16, retcode: i32, times: u64) {
+        let before = agent.stats().reports;
+        (0..times).for_each(|_| self.report(module, port, retcode));
+        eventually("the reports are counted", || agent.stats().reports == before + times);
+    }
+}
+
+pub(crate) fn framed(id: MessageId, message: &impl Message) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    frame::encode(id, message, &mut bytes).expect("fits");
+    bytes
+}
+
+#[track_caller]
+pub(crate) fn unframed<M: Message + Default>(id: MessageId, datagram: &[u8]) -> M {
+    let frame = frame::decode_datagram(datagram).expect("a frame");
+    assert_eq!(frame.id, id as i32);
+    M::decode(frame.body).expect("a message")
+}
+
+pub(crate) fn bytes(hex: &str) -> Vec<u8> {
+    let digits: Vec<u32> =
+        hex.chars().filter(|c| !c.is_whitespace()).map(|c| c.to_digit(16).expect("hex")).collect();
+    digits.chunks(2).map(|pair| (pair[0] << 4 | pair[1]) as u8).collect()
+}
+
+/// A TCP server that keeps every frame it gets and may answer it. Dropping it cuts all connections and
+/// frees the port.
+struct FrameServer {
+    addr: SocketAddr,
+    shared: Arc<Mutex<Connections>>,
+    acceptor: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Connections {
+    streams: Vec<TcpStream>,
+    accepted: usize,
+    is_stopped: bool,
+}
+
+impl FrameServer {
+    /// `on_frame` takes a frame and gives the bytes to answer with.
+    fn start(addr: SocketAddr, on_frame: impl Fn(i32, &[u8]) -> Vec<u8> + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind(addr).expect("the port is free");
+        let addr = listener.local_addr().expect("bound");
+        let shared = Arc::new(Mutex::new(Connections::default()));
+        let (connections, on_frame) = (Arc::clone(&shared), Arc::new(on_frame));
+        let acceptor = thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let mut connections = lock(&connections);
+                if connections.is_stopped {
+                    return;
+                }
+                connections.accepted += 1;
+                connections.streams.push(stream.try_clone().expect("a second handle"));
+                let on_frame = Arc::clone(&on_frame);
+                thread::spawn(move || serve(stream, &*on_frame));
+            }
+        });
+        Self { addr, shared, acceptor: Some(acceptor) }
+    }
+
+    fn send_to_all(&self, bytes: &[u8]) {
+        for stream in &mut lock(&self.shared).streams {
+            // One that is gone gets nothing.
+            let _ = stream.write_all(bytes);
+        }
+    }
+}
+
+impl Drop for FrameServer {
+    fn drop(&mut self) {
+        {
+            let mut connections = lock(&self.shared);
+            connections.is_stopped = true;
+            for stream in connections.streams.drain(..) {
+                let _ = stream.shutdown(Shutdown::Both);
+            }
+        }
+        // Wakes the acceptor, which then ends and frees the port.
+        let _ = TcpStream::connect(self.addr);
+        if let Some(acceptor) = self.acceptor.take() {
+            acceptor.join().expect("the acceptor ends");
+        }
+    }
+}
+
+fn serve(mut stream: TcpStream, on_frame: &dyn Fn(i32, &[u8]) -> Vec<u8>) {
+    let (mut input, mut chunk) = (Vec::new(), vec![0; 65_536]);
+    while let Ok(len @ 1..) = stream.read(&mut chunk) {
+        input.extend_from_slice(&chunk[..len]);
+        while let Some((id, body)) = frame::next(&input).expect("the agent sends frames") {
+            let answer = on_frame(id, &input[body.clone()]);
+            input.drain(..body.end);
+            if stream.write_all(&answer).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[derive(Default)]
+struct Routes {
+    hosts: HashMap<ModuleId, Vec<HostAddr>>,
+    queries: Vec<ModuleId>,
+}
+
+/// Stands in for lars-dns.
+pub(crate) struct FakeDns {
+    server: FrameServer,
+    routes: Arc<Mutex<Routes>>,
+}
+
+impl FakeDns {
+    pub(crate) fn start() -> Self {
+        Self::start_at("127.0.0.1:0".parse().expect("an address"))
+    }
+
+    pub(crate) fn start_at(addr: SocketAddr) -> Self {
+        let routes = Arc::<Mutex<Routes>>::default();
+        let shared = Arc::clone(&routes);
+        let server = FrameServer::start(addr, move |id, body| {
+            assert_eq!(id, MessageId::GetRouteRequest as i32);
+            let module = GetRouteRequest::decode(body).expect("a request").module();
+            let mut routes = lock(&shared);
+            routes.queries.push(module);
+            encoded_route(&routes, module)
+        });
+        Self { server, routes }
+    }
+
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.server.addr
+    }
+
+    /// What queries of `module` are answered with from now on.
+    pub(crate) fn set_route(&self, module: ModuleId, hosts: &[HostAddr]) {
+        lock(&self.routes).hosts.insert(module, hosts.to_vec());
+    }
+
+    /// Tells every connection the route of `module`.
+    pub(crate) fn push(&self, module: ModuleId) {
+        let bytes = encoded_route(&lock(&self.routes), module);
+        self.server.send_to_all(&bytes);
+    }
+
+    /// Sends anything to every connection.
+    pub(crate) fn push_bytes(&self, bytes: &[u8]) {
+        self.server.send_to_all(bytes);
+    }
+
+    /// Every query so far.
+    pub(crate) fn queries(&self) -> Vec<ModuleId> {
+        lock(&self.routes).queries.clone()
+    }
+
+    /// Connections so far.
+    pub(crate) fn accepted(&self) -> usize {
+        lock(&self.server.shared).accepted
+    }
+}
+
+fn encoded_route(routes: &Routes, module: ModuleId) -> Vec<u8> {
+    let hosts = routes.hosts.get(&module).cloned().unwrap_or_default();
+    let mut bytes = Vec::new();
+    route::encode(RouteReply::Dns, module, hosts, &mut bytes);
+    bytes
+}
+
+/// Stands in for lars-reporter.
+pub(crate) struct FakeReporter {
+    server: FrameServer,
+    messages: Arc<Mutex<Vec<ReportStatusRequest>>>,
+}
+
+impl FakeReporter {
+    pub(crate) fn start() -> Self {
+        Self::start_at("127.0.0.1:0".parse().expect("an address"))
+    }
+
+    pub(crate) fn start_at(addr: SocketAddr) -> Self {
+        let messages = Arc::<Mutex<Vec<ReportStatusRequest>>>::default();
+        let shared = Arc::clone(&messages);
+        let server = FrameServer::start(addr, move |id, body| {
+            assert_eq!(id, MessageId::ReportStatusRequest as i32);
+            lock(&shared).push(ReportStatusRequest::decode(body).expect("a report"));
+            Vec::new()
+        });
+        Self { server, messages }
+    }
+
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.server.addr
+    }
+
+    /// Every message so far.
+    pub(crate) fn messages(&self) -> Vec<ReportStatusRequest> {
+        lock(&self.messages).clone()
+    }
+
+    /// What was said last of a host of `module`: successes, failures, whether it is overloaded.
+    pub(crate) fn last(&self, module: ModuleId, port: u16) -> Option<(u32, u32, bool)> {
+        let wire = host(port).to_wire();
+        let messages = self.messages();
+        let mut results =
+            messages.iter().filter(|message| message.module() == module).flat_map(|m| &m.results);
+        let last = results.rfind(|result| (result.ip, result.port) == (wire.ip, wire.port))?;
+        Some((last.succ, last.err, last.overload))
+    }
+}

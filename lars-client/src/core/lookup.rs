@@ -1,0 +1,238 @@
+//! [`Lookup`]: one question, asked until it is answered or time is up.
+
+use std::time::{Duration, Instant};
+
+use super::Question;
+
+/// How long to wait before a datagram is sent again after the agent's port was found closed. The agent may
+/// be restarting, and this is how late we may notice that it is back.
+const REFUSED_PAUSE: Duration = Duration::from_millis(10);
+
+/// How long to wait for an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Patience {
+    /// Between a datagram and the next one.
+    pub(crate) per_try: Duration,
+    /// For the whole lookup.
+    pub(crate) total: Duration,
+}
+
+/// What the shell is to do next.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Step<'a> {
+    /// Send this datagram.
+    Send(&'a [u8]),
+    /// Receive until then; if that has passed, take only what is there already.
+    ReceiveUntil(Instant),
+    /// Do nothing until then: there is nothing to receive.
+    PauseUntil(Instant),
+    /// There will be no answer.
+    GiveUp(GiveUp),
+}
+
+/// Why there will be no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GiveUp {
+    /// The agent took the question, or the network lost it, and time is up.
+    Timeout,
+    /// The last datagram could not be delivered.
+    Unreachable,
+}
+
+/// The state of a lookup is that of its last datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Last {
+    NotSentYet,
+    /// Before anything else, see whether there is an answer: a thread that was kept off the CPU past its
+    /// deadline still finds it.
+    JustSent,
+    Awaited,
+    Undeliverable,
+}
+
+/// One question on its way. The shell asks [`Lookup::poll`] what to do, does it, and tells what came of it.
+#[derive(Debug)]
+pub(crate) struct Lookup<Q> {
+    question: Q,
+    datagram: Vec<u8>,
+    last: Last,
+    per_try: Duration,
+    next_send: Instant,
+    deadline: Instant,
+    /// The agent was found absent before: believe it at once, so that an absent agent makes a program wait
+    /// once and not in each lookup.
+    believe_absence: bool,
+}
+
+impl<Q: Question> Lookup<Q> {
+    pub(crate) fn new(question: Q, patience: Patience, believe_absence: bool, now: Instant) -> Self {
+        Self {
+            datagram: question.to_datagram(),
+            question,
+            last: Last::NotSentYet,
+            per_try: patience.per_try,
+            next_send: now,
+            deadline: now + patience.total,
+            believe_absence,
+        }
+    }
+
+    /// What to do now; counts as done. First of all comes a `Send`.
+    pub(crate) fn poll(&mut self, now: Instant) -> Step<'_> {
+        let wake = self.next_send.min(self.deadline);
+        match self.last {
+            Last::JustSent => {
+                self.last = Last::Awaited;
+                Step::ReceiveUntil(wake)
+            }
+            Last::Awaited if now < wake => Step::ReceiveUntil(wake),
+            Last::Awaited if now >= self.deadline => Step::GiveUp(GiveUp::Timeout),
+            Last::Undeliverable if now < wake => Step::PauseUntil(wake),
+            Last::Undeliverable if now >= self.deadline => Step::GiveUp(GiveUp::Unreachable),
+            Last::NotSentYet | Last::Awaited | Last::Undeliverable => {
+                self.last = Last::JustSent;
+                self.next_send = now + self.per_try;
+                Step::Send(&self.datagram)
+            }
+        }
+    }
+
+    /// The answer, if that is what was received. Anything else is skipped and changes nothing.
+    pub(crate) fn handle_datagram(&self, datagram: &[u8]) -> Option<Q::Answer> {
+        self.question.answer_in(datagram)
+    }
+
+    /// The last datagram could not be sent, or came back as undeliverable.
+    pub(crate) fn handle_unreachable(&mut self, now: Instant) {
+        self.last = Last::Undeliverable;
+        if self.believe_absence {
+            self.deadline = now;
+        } else {
+            self.next_send = now + REFUSED_PAUSE.min(self.per_try);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lars_proto::ModuleId;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::core::RouteQuestion;
+
+    const QUESTION: RouteQuestion = RouteQuestion { module: ModuleId::new(1, 1) };
+    const PATIENCE: Patience = Patience { per_try: ms(100), total: ms(200) };
+
+    const fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    fn lookup(now: Instant) -> Lookup<RouteQuestion> {
+        Lookup::new(QUESTION, PATIENCE, false, now)
+    }
+
+    #[test]
+    fn asks_twice_then_gives_up() {
+        let start = Instant::now();
+        let mut lookup = lookup(start);
+        let asking = QUESTION.to_datagram();
+        assert_eq!(lookup.poll(start), Step::Send(&asking));
+        assert_eq!(lookup.poll(start), Step::ReceiveUntil(start + ms(100)));
+        assert_eq!(lookup.poll(start + ms(99)), Step::ReceiveUntil(start + ms(100)));
+        assert_eq!(lookup.poll(start + ms(100)), Step::Send(&asking));
+        assert_eq!(lookup.poll(start + ms(100)), Step::ReceiveUntil(start + ms(200)));
+        assert_eq!(lookup.poll(start + ms(200)), Step::GiveUp(GiveUp::Timeout));
+    }
+
+    #[test]
+    fn a_late_second_try_does_not_move_the_end() {
+        let start = Instant::now();
+        let mut lookup = lookup(start);
+        assert!(matches!(lookup.poll(start), Step::Send(_)));
+        assert!(matches!(lookup.poll(start), Step::ReceiveUntil(_)));
+        assert!(matches!(lookup.poll(start + ms(170)), Step::Send(_)));
+        assert_eq!(lookup.poll(start + ms(170)), Step::ReceiveUntil(start + ms(200)));
+    }
+
+    #[test]
+    fn an_answer_that_waited_longer_than_we_would_is_still_heard() {
+        let start = Instant::now();
+        let mut lookup = lookup(start);
+        assert!(matches!(lookup.poll(start), Step::Send(_)));
+        let late = start + ms(5_000);
+        assert_eq!(lookup.poll(late), Step::ReceiveUntil(start + ms(100)));
+        assert_eq!(lookup.poll(late), Step::GiveUp(GiveUp::Timeout));
+    }
+
+    #[test]
+    fn a_closed_port_is_tried_again_until_time_is_up() {
+        let start = Instant::now();
+        let mut lookup = lookup(start);
+        let mut now = start;
+        let mut sent = 0;
+        loop {
+            match lookup.poll(now) {
+                Step::Send(_) => {
+                    sent += 1;
+                    lookup.handle_unreachable(now);
+                }
+                Step::PauseUntil(until) => now = until,
+                Step::ReceiveUntil(until) => panic!("nothing comes until {until:?}"),
+                Step::GiveUp(why) => {
+                    assert_eq!(why, GiveUp::Unreachable);
+                    break;
+                }
+            }
+        }
+        assert_eq!((sent, now), (20, start + ms(200)));
+    }
+
+    #[test]
+    fn an_agent_that_is_back_but_silent_is_a_timeout() {
+        let start = Instant::now();
+        let mut lookup = lookup(start);
+        assert!(matches!(lookup.poll(start), Step::Send(_)));
+        lookup.handle_unreachable(start);
+        assert!(matches!(lookup.poll(start + ms(10)), Step::Send(_)));
+        assert_eq!(lookup.poll(start + ms(10)), Step::ReceiveUntil(start + ms(110)));
+        assert_eq!(lookup.poll(start + ms(200)), Step::GiveUp(GiveUp::Timeout));
+    }
+
+    #[test]
+    fn absence_that_is_known_is_believed_at_once() {
+        let start = Instant::now();
+        let mut lookup = Lookup::new(QUESTION, PATIENCE, true, start);
+        assert!(matches!(lookup.poll(start), Step::Send(_)));
+        lookup.handle_unreachable(start + ms(1));
+        assert_eq!(lookup.poll(start + ms(1)), Step::GiveUp(GiveUp::Unreachable));
+    }
+
+    proptest! {
+        /// Whatever happens and whenever: nobody waits or sends after the deadline, and after a last look
+        /// at what is there it is over.
+        #[test]
+        fn ends_in_time(events in prop::collection::vec((0u64..30, any::<bool>()), 1..50), believe: bool) {
+            let start = Instant::now();
+            let deadline = start + PATIENCE.total;
+            let mut lookup = Lookup::new(QUESTION, PATIENCE, believe, start);
+            let mut now = start;
+            for (wait_ms, unreachable) in events {
+                match lookup.poll(now) {
+                    Step::Send(_) => prop_assert!(now < deadline),
+                    Step::ReceiveUntil(until) | Step::PauseUntil(until) => prop_assert!(until <= deadline),
+                    Step::GiveUp(_) => return Ok(()),
+                }
+                now += ms(wait_ms);
+                if unreachable {
+                    lookup.handle_unreachable(now);
+                }
+            }
+            now = now.max(deadline);
+            if let Step::ReceiveUntil(until) = lookup.poll(now) {
+                prop_assert!(until <= deadline);
+            }
+            prop_assert!(matches!(lookup.poll(now), Step::GiveUp(_)));
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! What to send, how long to wait, and which datagrams are answers: pure functions of their input and the
+//! time they are told. The shells bring sockets and clocks.
+
+mod lookup;
+mod question;
+mod registration;
+
+pub(crate) use lookup::{GiveUp, Lookup, Patience, Step};
+pub(crate) use question::{HostQuestion, Question, RouteQuestion, report_datagram};
+pub(crate) use registration::{Next, Registration};

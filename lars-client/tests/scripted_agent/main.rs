@@ -1,0 +1,6 @@
+//! Both clients against an agent that follows a script.
+
+mod blocking;
+mod fake_agent;
+#[cfg(feature = "tokio")]
+mod on_tokio;

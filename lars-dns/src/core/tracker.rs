@@ -1,0 +1,411 @@
+//! Keeping up with SQL: what to read next, and what has changed.
+//!
+//! The caller does what [`Tracker::step`] says, tells with [`Tracker::answer`] or [`Tracker::failed`] what
+//! came of it, and passes on the [`Event`]s. A full load takes as long as the table is large, so it is only
+//! begun by a step and goes on beside the others; [`Tracker::loaded`] or [`Tracker::failed`] is its end. The
+//! rules:
+//!
+//! * Each `poll_interval`: read the version and the rows of `RouteChange`; read the modules these name again.
+//! * Everything is loaded and compared each `full_reload_interval`; and at once if the version moved without
+//!   a row to say why, if there are very many changes, if the log of changes is not the one it was, and
+//!   after a failure. That finds what was changed without a row, with a version already seen, or whose row
+//!   was deleted by another server.
+//! * A module that was read while a load went on stays as it was read: the load may have seen it earlier.
+//! * A module whose hosts are the same as before has not changed.
+//! * Rows are deleted only by age and rarely, because other servers read them too.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use lars_proto::{HostAddr, ModuleId};
+
+use super::{
+    change_log::{Change, ChangeLog},
+    snapshot::Snapshot,
+};
+
+/// Rows of `RouteChange` asked for at a time. As many in an answer mean that there may be more, and then
+/// one full reload is cheaper than finding out.
+pub const CHANGES_READ_MAX: usize = 4_096;
+
+/// Changed modules that are read one by one; for more, everything is loaded.
+pub const MODULES_READ_MAX: usize = 1_000;
+
+/// Time from the end of one full reload to the next, at least, whatever the reason for it. A
+/// `full_reload_interval` that is shorter takes precedence.
+const RELOAD_PAUSE_MIN: Duration = Duration::from_secs(1);
+
+/// The longest pause between two tries while the store is away.
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// How often things are done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// Pause between two looks at the version and the changes.
+    pub poll_interval: Duration,
+    /// Pause between two comparisons with everything.
+    pub full_reload_interval: Duration,
+    /// Rows of `RouteChange` older than this are deleted.
+    pub prune_age: Duration,
+    /// Pause between two deletions, on average; many servers do not delete at the same moment.
+    pub prune_interval: Duration,
+}
+
+/// What to do next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing until then.
+    Wait(Instant),
+    /// Read the version, and the newest id of `RouteChange`: [`Answer::Position`].
+    ReadPosition,
+    /// Read at most [`CHANGES_READ_MAX`] rows of `RouteChange` behind this id, ascending: [`Answer::Changes`].
+    ReadChanges {
+        /// The last id not wanted.
+        after_id: u64,
+    },
+    /// Read the hosts of these modules: [`Answer::Hosts`].
+    ReadHosts(Vec<ModuleId>),
+    /// Begin to load all routes, and go on: [`Answer::LoadBegun`] now, [`Tracker::loaded`] when it is done.
+    BeginLoad,
+    /// Delete rows of `RouteChange` that are older than this: [`Answer::Pruned`], whether or not it worked.
+    Prune(Duration),
+}
+
+/// What came of a step.
+#[derive(Debug)]
+pub enum Answer {
+    /// Of [`Step::ReadPosition`].
+    Position {
+        /// `RouteVersion.version`.
+        version: u64,
+        /// 0 if there are no rows.
+        newest_change_id: u64,
+    },
+    /// Of [`Step::ReadChanges`].
+    Changes(Vec<Change>),
+    /// Of [`Step::ReadHosts`]: every module asked for.
+    Hosts(BTreeMap<ModuleId, Vec<HostAddr>>),
+    /// Of [`Step::BeginLoad`].
+    LoadBegun,
+    /// Of [`Step::Prune`].
+    Pruned,
+}
+
+/// What the rest of the service must know.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// Answer from this snapshot from now on, and push these modules. The first snapshot comes without any,
+    /// because nobody can have asked yet.
+    Publish {
+        /// The routes as they are now.
+        snapshot: Arc<Snapshot>,
+        /// The modules whose hosts changed.
+        changed: Vec<ModuleId>,
+    },
+    /// A step failed, and none before it. What was published last stays in force.
+    StoreAway,
+    /// Steps succeed again and nothing that happened meanwhile is missed.
+    StoreBack {
+        /// Time since [`Event::StoreAway`].
+        away_for: Duration,
+    },
+}
+
+/// The state of keeping up.
+#[derive(Debug)]
+pub struct Tracker {
+    timing: Timing,
+    jitter: fastrand::Rng,
+    current: Arc<Snapshot>,
+    version: u64,
+    /// The version that this turn has read.
+    version_read: u64,
+    log: ChangeLog,
+    /// What is being done; `None` between two turns.
+    doing: Option<Step>,
+    turn_started_at: Instant,
+    next_turn_at: Instant,
+    next_prune_at: Instant,
+    loaded_at: Option<Instant>,
+    /// The load that goes on.
+    load: Option<Load>,
+    /// There is a reason to load everything as soon as that may be.
+    reload_wanted: bool,
+    place: Place,
+    away: Option<Away>,
+}
+
+/// What is known about what lies before the place in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// Everything before it is dealt with.
+    Known,
+    /// There is none, or what lies behind it is too much: start, failure, very many changes. Only a full
+    /// load helps, begun at a new place.
+    Lost,
+    /// The load that goes on began behind it and brings what lies before it.
+    Restoring,
+}
+
+/// A load that goes on.
+#[derive(Debug, Default)]
+struct Load {
+    /// The modules that were read since it began.
+    read_meanwhile: BTreeSet<ModuleId>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Away {
+    since: Instant,
+    failures: u32,
+}
+
+impl Tracker {
+    /// Begins with nothing, and with loading everything. `seed` is for the jitter of pauses.
+    #[must_use]
+    pub fn new(timing: Timing, seed: u64, now: Instant) -> Self {
+        let mut jitter = fastrand::Rng::with_seed(seed);
+        let next_prune_at = now + prune_pause(&timing, &mut jitter);
+        Self {
+            timing,
+            jitter,
+            current: Arc::default(),
+            version: 0,
+            version_read: 0,
+            log: ChangeLog::default(),
+            doing: None,
+            turn_started_at: now,
+            next_turn_at: now,
+            next_prune_at,
+            loaded_at: None,
+            load: None,
+            reload_wanted: true,
+            place: Place::Lost,
+            away: None,
+        }
+    }
+
+    /// The routes as they were last seen.
+    #[must_use]
+    pub fn snapshot(&self) -> &Arc<Snapshot> {
+        &self.current
+    }
+
+    /// Whether everything was loaded once, so that there is something to serve.
+    #[must_use]
+    pub fn has_routes(&self) -> bool {
+        self.loaded_at.is_some()
+    }
+
+    /// The version that was last seen.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Whether a load goes on, whose end is to be told.
+    #[must_use]
+    pub fn is_loading(&self) -> bool {
+        self.load.is_some()
+    }
+
+    /// What to do at `now`. The same until there is an answer to it.
+    pub fn step(&mut self, now: Instant) -> Step {
+        if self.doing.is_none() {
+            self.doing = self.begin(now);
+        }
+        self.doing.clone().unwrap_or_else(|| Step::Wait(self.next_begin_at()))
+    }
+
+    /// While the store is away nothing is pruned. Otherwise that goes first, or polls that take long would
+    /// leave no time for it. Before there are any routes, a change to them means nothing.
+    fn begin(&mut self, now: Instant) -> Option<Step> {
+        if self.is_loading() && !self.has_routes() {
+            self.next_turn_at = self.next_turn_at.max(now + self.timing.poll_interval);
+            return None;
+        }
+        if self.away.is_none() && now >= self.next_prune_at {
+            return Some(Step::Prune(self.timing.prune_age));
+        }
+        (now >= self.next_turn_at).then(|| {
+            self.turn_started_at = now;
+            Step::ReadPosition
+        })
+    }
+
+    fn next_begin_at(&self) -> Instant {
+        match self.away {
+            Some(_) => self.next_turn_at,
+            None => self.next_turn_at.min(self.next_prune_at),
+        }
+    }
+
+    /// Takes what came of the step.
+    pub fn answer(&mut self, answer: Answer, now: Instant) -> Vec<Event> {
+        self.doing = None;
+        match answer {
+            Answer::Position { version, newest_change_id } => {
+                self.version_read = version;
+                self.find_place(newest_change_id, now);
+                Vec::new()
+            }
+            Answer::Changes(changes) => self.take_changes(&changes, now),
+            Answer::Hosts(hosts) => self.take_hosts(hosts, now),
+            Answer::LoadBegun => {
+                self.load = Some(Load::default());
+                if self.place == Place::Lost {
+                    self.place = Place::Restoring;
+                }
+                self.end_turn(now)
+            }
+            Answer::Pruned => {
+                self.next_prune_at = now + prune_pause(&self.timing, &mut self.jitter);
+                Vec::new()
+            }
+        }
+    }
+
+    /// The load that went on is done, with these routes.
+    pub fn loaded(&mut self, loaded: Snapshot, now: Instant) -> Vec<Event> {
+        let Load { read_meanwhile } = self.load.take().unwrap_or_default();
+        let known = |module: ModuleId| (module, self.current.hosts(module).to_vec());
+        let (snapshot, _) = loaded.apply(read_meanwhile.into_iter().map(known).collect());
+        let first = self.loaded_at.replace(now).is_none();
+        if self.place == Place::Restoring {
+            self.place = Place::Known;
+        }
+        let changed = if first { Vec::new() } else { self.current.diff(&snapshot) };
+        let differs = first || !changed.is_empty() || self.current.has_overlay();
+        let published = differs.then(|| self.publish(snapshot, changed));
+        self.back(now).into_iter().chain(published).collect()
+    }
+
+    /// The load that went on failed. To be told like every other failure, too.
+    pub fn load_failed(&mut self, now: Instant) -> Option<Event> {
+        self.load = None;
+        self.failed(now)
+    }
+
+    /// The step failed. What happens until the store answers again is unknown, so everything is loaded then.
+    pub fn failed(&mut self, now: Instant) -> Option<Event> {
+        self.doing = None;
+        self.lose_place();
+        let first = self.away.is_none();
+        let away = self.away.get_or_insert(Away { since: now, failures: 0 });
+        away.failures = away.failures.saturating_add(1);
+        let doublings = (away.failures - 1).min(16);
+        let pause = (self.timing.poll_interval * (1 << doublings)).min(RETRY_PAUSE_MAX);
+        self.next_turn_at = now + pause.mul_f64(0.5 + 0.5 * self.jitter.f64());
+        first.then_some(Event::StoreAway)
+    }
+
+    /// Where in the log to read. Without a place in it, a full reload is what helps, so that is waited for.
+    fn find_place(&mut self, newest_change_id: u64, now: Instant) {
+        let place_lost = self.place == Place::Lost;
+        if place_lost && !self.may_reload(now) {
+            self.next_turn_at = self.reload_allowed_at(now);
+            return;
+        }
+        let went_back = newest_change_id < self.log.newest();
+        if place_lost || went_back {
+            self.log = ChangeLog::starting_at(newest_change_id);
+        }
+        // An empty log is no news: old servers delete what they have read. One that is shorter but not empty
+        // was truncated and written anew, or restored.
+        self.reload_wanted |= went_back && newest_change_id > 0;
+        self.doing = Some(Step::ReadChanges { after_id: self.log.read_after() });
+    }
+
+    fn take_changes(&mut self, changes: &[Change], now: Instant) -> Vec<Event> {
+        let version_moved = self.version_read != self.version;
+        // A row that is not fresh explains a version, too: the version may have been read just before both
+        // were written, or be written after its row, as may the hosts be. So these are read again.
+        let explains = |change: &Change| {
+            self.log.is_fresh(change) || (version_moved && change.version == self.version_read)
+        };
+        let to_read: BTreeSet<ModuleId> =
+            changes.iter().filter(|change| explains(change)).map(|change| change.module).collect();
+        let too_many = changes.len() >= CHANGES_READ_MAX || to_read.len() > MODULES_READ_MAX;
+        if self.place != Place::Lost && too_many {
+            self.lose_place();
+            self.next_turn_at = self.reload_allowed_at(now);
+            return Vec::new();
+        }
+        self.version = self.version_read;
+        self.reload_wanted |= (version_moved && to_read.is_empty()) || self.reload_is_due(now);
+        self.log.handle(changes, now);
+        if self.place == Place::Lost || to_read.is_empty() {
+            return self.load_or_end_turn(now);
+        }
+        self.doing = Some(Step::ReadHosts(to_read.into_iter().collect()));
+        Vec::new()
+    }
+
+    fn take_hosts(&mut self, hosts: BTreeMap<ModuleId, Vec<HostAddr>>, now: Instant) -> Vec<Event> {
+        if let Some(load) = &mut self.load {
+            load.read_meanwhile.extend(hosts.keys());
+        }
+        let (snapshot, changed) = self.current.apply(hosts);
+        let published = (!changed.is_empty()).then(|| self.publish(snapshot, changed));
+        published.into_iter().chain(self.load_or_end_turn(now)).collect()
+    }
+
+    /// The last step of a turn that has dealt with every change begins a load, if one is wanted.
+    fn load_or_end_turn(&mut self, now: Instant) -> Vec<Event> {
+        if !self.reload_wanted || !self.may_reload(now) {
+            return self.end_turn(now);
+        }
+        self.reload_wanted = false;
+        self.doing = Some(Step::BeginLoad);
+        Vec::new()
+    }
+
+    fn publish(&mut self, snapshot: Snapshot, changed: Vec<ModuleId>) -> Event {
+        self.current = Arc::new(snapshot);
+        Event::Publish { snapshot: Arc::clone(&self.current), changed }
+    }
+
+    fn end_turn(&mut self, now: Instant) -> Vec<Event> {
+        self.next_turn_at = now.max(self.turn_started_at + self.timing.poll_interval);
+        self.back(now).into_iter().collect()
+    }
+
+    /// The end of having been away, if this is it: steps succeed, and nothing is missed.
+    fn back(&mut self, now: Instant) -> Option<Event> {
+        let away = self.away.take_if(|_| self.place == Place::Known)?;
+        Some(Event::StoreBack { away_for: now.duration_since(away.since) })
+    }
+
+    fn lose_place(&mut self) {
+        self.place = Place::Lost;
+        self.reload_wanted = true;
+    }
+
+    fn reload_is_due(&self, now: Instant) -> bool {
+        !self.is_loading() && self.loaded_at.is_none_or(|at| now >= at + self.timing.full_reload_interval)
+    }
+
+    fn may_reload(&self, now: Instant) -> bool {
+        self.reload_allowed_at(now) <= now
+    }
+
+    /// One load goes on at a time; its end is not known, so it is looked for with each poll.
+    fn reload_allowed_at(&self, now: Instant) -> Instant {
+        if self.is_loading() {
+            return now + self.timing.poll_interval;
+        }
+        let pause = RELOAD_PAUSE_MIN.min(self.timing.full_reload_interval);
+        self.loaded_at.map_or(now, |at| at + pause)
+    }
+}
+
+/// From three to five quarters of the interval.
+fn prune_pause(timing: &Timing, jitter: &mut fastrand::Rng) -> Duration {
+    timing.prune_interval.mul_f64(0.75 + 0.5 * jitter.f64())
+}
+
+#[cfg(test)]
+mod tests;

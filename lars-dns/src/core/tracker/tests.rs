@@ -1,0 +1,712 @@
+//! The tracker against a database that misbehaves in every way that databases and their editors do.
+
+use std::net::Ipv4Addr;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::core::snapshot::SnapshotBuilder;
+
+const POLL: Duration = Duration::from_secs(1);
+const FULL: Duration = Duration::from_secs(10);
+const HOUR: Duration = Duration::from_secs(3_600);
+
+fn timing() -> Timing {
+    Timing {
+        poll_interval: POLL,
+        full_reload_interval: FULL,
+        prune_age: HOUR,
+        prune_interval: Duration::from_secs(600),
+    }
+}
+
+/// Never reloads everything for the reason that it is time.
+fn without_periodic_reload() -> Timing {
+    Timing { full_reload_interval: HOUR * 24, ..timing() }
+}
+
+const fn module(cmdid: i32) -> ModuleId {
+    ModuleId::new(1, cmdid)
+}
+
+fn hosts(numbers: &[u8]) -> Vec<HostAddr> {
+    numbers.iter().map(|&n| HostAddr::v4(Ipv4Addr::new(10, 0, 0, n), 80)).collect()
+}
+
+/// What is committed.
+#[derive(Default)]
+struct Database {
+    routes: BTreeMap<ModuleId, Vec<HostAddr>>,
+    version: u64,
+    changes: BTreeMap<u64, Change>,
+    next_id: u64,
+    away: bool,
+}
+
+impl Database {
+    fn reserve_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    fn commit(&mut self, id: u64, module: ModuleId, hosts: Vec<HostAddr>, version: u64) {
+        self.routes.insert(module, hosts);
+        self.changes.insert(id, Change { id, module, version });
+        self.version = version;
+    }
+
+    /// As the editors of this version do it.
+    fn edit(&mut self, module: ModuleId, hosts: Vec<HostAddr>) {
+        let (id, version) = (self.reserve_id(), self.version + 1);
+        self.commit(id, module, hosts, version);
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let mut builder = SnapshotBuilder::default();
+        for (&module, hosts) in &self.routes {
+            hosts.iter().for_each(|&host| builder.push(module, host));
+        }
+        builder.finish()
+    }
+
+    fn perform(&self, step: &Step) -> Result<Answer, ()> {
+        if self.away {
+            return Err(());
+        }
+        Ok(match step {
+            Step::Wait(_) => unreachable!("nobody performs a wait"),
+            Step::ReadPosition => Answer::Position {
+                version: self.version,
+                newest_change_id: self.changes.last_key_value().map_or(0, |(&id, _)| id),
+            },
+            Step::ReadChanges { after_id } => {
+                let behind = self.changes.range(after_id + 1..).map(|(_, &change)| change);
+                Answer::Changes(behind.take(CHANGES_READ_MAX).collect())
+            }
+            Step::ReadHosts(modules) => {
+                let hosts = |module| self.routes.get(module).cloned().unwrap_or_default();
+                Answer::Hosts(modules.iter().map(|module| (*module, hosts(module))).collect())
+            }
+            Step::BeginLoad => Answer::LoadBegun,
+            Step::Prune(_) => Answer::Pruned,
+        })
+    }
+}
+
+/// A tracker, its database, a clock, and a subscriber of everything.
+struct World {
+    database: Database,
+    /// A load that goes on: what it saw, and when it will be done.
+    load: Option<(Snapshot, Instant)>,
+    load_time: Duration,
+    tracker: Tracker,
+    now: Instant,
+    /// What somebody knows who got the first snapshot and then only pushes.
+    subscriber: BTreeMap<ModuleId, Vec<HostAddr>>,
+    events: Vec<Event>,
+    steps: Vec<Step>,
+}
+
+impl World {
+    fn new(timing: Timing) -> Self {
+        let now = Instant::now();
+        Self {
+            database: Database::default(),
+            load: None,
+            load_time: Duration::ZERO,
+            tracker: Tracker::new(timing, 7, now),
+            now,
+            subscriber: BTreeMap::new(),
+            events: Vec::new(),
+            steps: Vec::new(),
+        }
+    }
+
+    /// With the first load behind it.
+    fn started(timing: Timing) -> Self {
+        let mut world = Self::new(timing);
+        world.run(Duration::ZERO);
+        world.steps.clear();
+        world.events.clear();
+        world
+    }
+
+    fn one_step(&mut self) -> Step {
+        self.end_load();
+        let step = self.tracker.step(self.now);
+        if let Step::Wait(until) = step {
+            // The end of a load is not waited for by the tracker.
+            return Step::Wait(self.load.as_ref().map_or(until, |(_, done_at)| until.min(*done_at)));
+        }
+        self.steps.push(step.clone());
+        let events = match self.database.perform(&step) {
+            Ok(answer) => self.tracker.answer(answer, self.now),
+            Err(()) => self.tracker.failed(self.now).into_iter().collect(),
+        };
+        if self.tracker.is_loading() && self.load.is_none() {
+            self.load = Some((self.database.snapshot(), self.now + self.load_time));
+        }
+        events.into_iter().for_each(|event| self.take(event));
+        self.end_load();
+        step
+    }
+
+    fn end_load(&mut self) {
+        if let Some((snapshot, _)) = self.load.take_if(|(_, done_at)| *done_at <= self.now) {
+            let events = if self.database.away {
+                self.tracker.load_failed(self.now).into_iter().collect()
+            } else {
+                self.tracker.loaded(snapshot, self.now)
+            };
+            events.into_iter().for_each(|event| self.take(event));
+        }
+    }
+
+    fn take(&mut self, event: Event) {
+        if let Event::Publish { snapshot, changed } = &event {
+            for module in changed {
+                let before = self.subscriber.insert(*module, snapshot.hosts(*module).to_vec());
+                let first = self.events.is_empty();
+                assert!(first || before.as_deref() != Some(snapshot.hosts(*module)), "pushed unchanged");
+            }
+        }
+        self.events.push(event);
+    }
+
+    /// Lets `span` of time pass, doing everything that is due.
+    fn run(&mut self, span: Duration) {
+        let end = self.now + span;
+        loop {
+            if let Step::Wait(until) = self.one_step() {
+                assert!(until > self.now, "a wait that is over");
+                if until > end {
+                    self.now = end;
+                    return;
+                }
+                self.now = until;
+            }
+        }
+    }
+
+    fn loads(&self) -> usize {
+        self.steps.iter().filter(|step| **step == Step::BeginLoad).count()
+    }
+
+    fn published(&self) -> Vec<ModuleId> {
+        let changed = self.events.iter().map(|event| match event {
+            Event::Publish { changed, .. } => changed.clone(),
+            Event::StoreAway | Event::StoreBack { .. } => Vec::new(),
+        });
+        changed.flatten().collect()
+    }
+
+    #[track_caller]
+    fn assert_up_to_date(&self) {
+        assert_eq!(**self.tracker.snapshot(), self.database.snapshot());
+    }
+}
+
+#[test]
+fn begins_with_loading_everything_after_finding_its_place() {
+    let mut world = World::new(timing());
+    world.database.edit(module(1), hosts(&[1]));
+    world.run(Duration::ZERO);
+    assert_eq!(world.steps, [Step::ReadPosition, Step::ReadChanges { after_id: 0 }, Step::BeginLoad]);
+    assert_eq!(world.events.len(), 1);
+    assert_eq!(world.published(), []);
+    world.assert_up_to_date();
+}
+
+#[test]
+fn a_change_is_read_alone_within_a_poll() {
+    let mut world = World::started(timing());
+    world.database.edit(module(1), hosts(&[1]));
+    world.run(POLL);
+    assert!(world.steps.contains(&Step::ReadHosts(vec![module(1)])));
+    assert_eq!((world.published(), world.loads()), (vec![module(1)], 0));
+    world.assert_up_to_date();
+
+    world.run(POLL * 3);
+    assert_eq!((world.published(), world.loads()), (vec![module(1)], 0));
+}
+
+#[test]
+fn a_long_load_delays_no_change_and_undoes_none() {
+    let mut world = World::started(timing());
+    world.load_time = POLL * 5;
+    world.database.edit(module(1), hosts(&[1]));
+    world.database.routes.insert(module(2), hosts(&[2]));
+    world.run(FULL + POLL);
+    assert!(world.tracker.is_loading());
+    world.database.edit(module(1), hosts(&[3]));
+    world.run(POLL);
+    assert_eq!(world.published(), [module(1); 2], "while the load goes on");
+    world.run(world.load_time);
+    assert_eq!(world.published(), [module(1), module(1), module(2)], "what the load saw of 1 is old");
+    assert_eq!(world.loads(), 1);
+    world.assert_up_to_date();
+}
+
+#[test]
+fn changes_at_every_poll_do_not_keep_from_loading() {
+    let mut world = World::started(timing());
+    world.database.routes.insert(module(9), hosts(&[9]));
+    for n in 0..12 {
+        world.database.edit(module(1), hosts(&[n]));
+        world.run(POLL);
+    }
+    assert_eq!(world.loads(), 1);
+    world.assert_up_to_date();
+}
+
+#[test]
+fn very_many_changes_at_every_poll_do_not_keep_loads_from_being_used() {
+    let mut world = World::started(timing());
+    world.load_time = POLL * 3 / 2;
+    for n in 0..20 {
+        for cmdid in 0..=MODULES_READ_MAX as i32 {
+            world.database.edit(module(cmdid), hosts(&[n]));
+        }
+        world.run(POLL);
+    }
+    assert!(world.events.len() >= 5, "{} publications", world.events.len());
+}
+
+#[test]
+fn a_load_that_fails_is_a_failure() {
+    let mut world = World::started(timing());
+    world.load_time = POLL;
+    world.run(FULL);
+    assert!(world.tracker.is_loading());
+    world.database.away = true;
+    world.run(POLL * 5);
+    assert_eq!(world.events, [Event::StoreAway]);
+    world.database.away = false;
+    world.database.routes.insert(module(1), hosts(&[1]));
+    world.run(RETRY_PAUSE_MAX + POLL * 3);
+    assert_eq!((world.events.len(), world.published()), (3, vec![module(1)]));
+}
+
+#[test]
+fn hosts_that_come_between_their_change_and_their_version_are_not_missed() {
+    let mut world = World::started(without_periodic_reload());
+    let (id, version) = (world.database.reserve_id(), 5);
+    world.database.changes.insert(id, Change { id, module: module(1), version });
+    world.run(POLL);
+    world.database.routes.insert(module(1), hosts(&[1]));
+    world.database.version = version;
+    world.run(POLL * 2);
+    assert_eq!((world.published(), world.loads()), (vec![module(1)], 0));
+}
+
+#[test]
+fn a_log_that_was_truncated_and_has_caught_up_is_not_the_log_it_was() {
+    let mut world = World::started(without_periodic_reload());
+    world.database.edit(module(1), hosts(&[1]));
+    world.run(POLL);
+    let version = world.database.version + 1;
+    world.database.changes.clear();
+    world.database.next_id = 0;
+    let id = world.database.reserve_id();
+    world.database.commit(id, module(2), hosts(&[2]), version);
+    world.run(POLL);
+    assert_eq!((world.published(), world.loads()), (vec![module(1), module(2)], 0));
+}
+
+#[test]
+fn a_row_for_a_module_that_did_not_change_is_not_published() {
+    let mut world = World::started(timing());
+    world.database.edit(module(1), hosts(&[2, 1]));
+    world.run(POLL);
+    world.events.clear();
+    world.database.edit(module(1), hosts(&[1, 2]));
+    world.run(FULL * 2);
+    assert_eq!(world.published(), []);
+}
+
+#[test]
+fn a_second_edit_with_the_same_version_is_not_missed() {
+    let mut world = World::started(without_periodic_reload());
+    for numbers in [&[1][..], &[1, 2]] {
+        let id = world.database.reserve_id();
+        world.database.commit(id, module(1), hosts(numbers), 1_700_000_000);
+        world.run(POLL);
+        world.assert_up_to_date();
+    }
+    assert_eq!((world.published(), world.loads()), (vec![module(1); 2], 0));
+}
+
+#[test]
+fn a_smaller_id_that_commits_later_is_not_missed() {
+    let mut world = World::started(without_periodic_reload());
+    let slow = world.database.reserve_id();
+    world.database.edit(module(2), hosts(&[2]));
+    world.run(POLL * 8);
+    world.database.commit(slow, module(1), hosts(&[1]), 1);
+    world.run(POLL);
+    assert_eq!((world.published(), world.loads()), (vec![module(2), module(1)], 0));
+    world.assert_up_to_date();
+}
+
+#[test]
+fn a_transaction_that_was_open_at_the_start_is_not_missed() {
+    let mut world = World::new(without_periodic_reload());
+    let open = world.database.reserve_id();
+    world.database.edit(module(2), hosts(&[2]));
+    world.run(POLL * 2);
+    world.steps.clear();
+    world.database.commit(open, module(1), hosts(&[1]), 9);
+    world.run(POLL);
+    assert_eq!((world.published(), world.loads()), (vec![module(1)], 0));
+}
+
+#[test]
+fn a_version_without_a_row_loads_everything_at_once() {
+    let mut world = World::started(without_periodic_reload());
+    world.run(POLL * 2);
+    world.database.routes.insert(module(1), hosts(&[1]));
+    world.database.version += 1;
+    world.run(POLL);
+    assert_eq!((world.published(), world.loads()), (vec![module(1)], 1));
+    world.run(POLL * 3);
+    assert_eq!(world.loads(), 1);
+}
+
+#[test]
+fn a_version_that_was_written_after_its_row_is_no_reason_to_load_everything() {
+    let mut world = World::started(without_periodic_reload());
+    let (id, version) = (world.database.reserve_id(), 5);
+    world.database.routes.insert(module(1), hosts(&[1]));
+    world.database.changes.insert(id, Change { id, module: module(1), version });
+    world.run(POLL);
+    world.database.version = version;
+    world.run(POLL * 2);
+    assert_eq!((world.published(), world.loads()), (vec![module(1)], 0));
+}
+
+#[test]
+fn a_version_that_goes_back_loads_everything_even_after_a_change() {
+    let mut world = World::started(without_periodic_reload());
+    world.database.version = 10;
+    world.database.edit(module(1), hosts(&[1]));
+    world.run(POLL);
+    world.database.routes.remove(&module(1));
+    world.database.version = 5;
+    world.run(POLL * 2);
+    assert_eq!((world.published(), world.loads()), (vec![module(1); 2], 1));
+}
+
+#[test]
+fn rows_without_version_or_change_are_found_by_the_full_reload() {
+    let mut world = World::started(timing());
+    world.database.routes.insert(module(1), hosts(&[1]));
+    world.run(FULL + POLL);
+    assert_eq!(world.published(), [module(1)]);
+}
+
+#[test]
+fn a_change_that_another_server_deleted_is_found_by_its_version() {
+    let mut world = World::started(without_periodic_reload());
+    world.database.edit(module(1), hosts(&[1]));
+    world.database.changes.clear();
+    world.run(POLL * 2);
+    assert_eq!((world.published(), world.loads()), (vec![module(1)], 1));
+}
+
+#[test]
+fn an_emptied_log_costs_nothing_and_ids_may_start_anew() {
+    let mut world = World::started(without_periodic_reload());
+    world.database.next_id = 500;
+    world.database.edit(module(1), hosts(&[1]));
+    world.run(POLL);
+    world.database.changes.clear();
+    world.database.next_id = 0;
+    world.run(POLL * 2);
+    world.database.edit(module(1), hosts(&[2]));
+    world.run(POLL);
+    assert_eq!((world.published(), world.loads()), (vec![module(1); 2], 0));
+}
+
+#[test]
+fn ids_that_go_back_load_everything() {
+    let mut world = World::started(without_periodic_reload());
+    world.database.next_id = 5_000;
+    world.database.edit(module(1), hosts(&[1]));
+    world.run(POLL * 3);
+    // Restored from a copy, whose version happens to be the same.
+    let version = world.database.version;
+    world.database.changes.clear();
+    world.database.next_id = 1_000;
+    let id = world.database.reserve_id();
+    world.database.commit(id, module(2), hosts(&[2]), version);
+    world.database.routes.remove(&module(1));
+    world.run(POLL);
+    assert_eq!((world.published(), world.loads()), (vec![module(1), module(2), module(1)], 1));
+    world.database.edit(module(3), hosts(&[3]));
+    world.run(POLL);
+    assert_eq!(world.loads(), 1);
+    world.assert_up_to_date();
+}
+
+#[test]
+fn very_many_changes_are_loaded_and_not_read_one_by_one() {
+    for count in [MODULES_READ_MAX as i32 + 1, CHANGES_READ_MAX as i32 * 3] {
+        let mut world = World::started(without_periodic_reload());
+        for cmdid in 0..count {
+            world.database.edit(module(cmdid), hosts(&[1]));
+        }
+        world.run(POLL * 2);
+        assert_eq!((world.published().len(), world.loads()), (count as usize, 1));
+        assert!(!world.steps.iter().any(|step| matches!(step, Step::ReadHosts(_))));
+
+        world.database.edit(module(0), hosts(&[]));
+        world.run(POLL);
+        assert_eq!(world.loads(), 1);
+        world.assert_up_to_date();
+    }
+}
+
+#[test]
+fn full_reloads_keep_a_pause() {
+    let mut world = World::started(Timing { poll_interval: POLL / 100, ..timing() });
+    for n in 0..300u64 {
+        world.database.version += 1;
+        world.database.routes.insert(module(1), hosts(&[n as u8]));
+        world.run(POLL / 100);
+    }
+    assert_eq!(world.loads(), 3);
+    world.run(RELOAD_PAUSE_MIN);
+    world.assert_up_to_date();
+}
+
+#[test]
+fn an_overlay_ends_with_the_full_reload() {
+    let mut world = World::started(timing());
+    world.database.edit(module(1), hosts(&[1]));
+    world.run(POLL);
+    assert!(world.tracker.snapshot().has_overlay());
+    world.run(FULL + POLL);
+    assert!(!world.tracker.snapshot().has_overlay());
+    assert_eq!(world.published(), [module(1)]);
+    let publications = world.events.len();
+    world.run(FULL * 3);
+    assert_eq!(world.events.len(), publications, "nothing changes, nothing is handed out");
+}
+
+#[test]
+fn a_store_that_is_away_is_mentioned_once_and_tried_again_ever_more_rarely() {
+    let mut world = World::started(timing());
+    world.database.away = true;
+    world.run(Duration::from_secs(60));
+    assert_eq!(world.events, [Event::StoreAway]);
+    assert!((12..=30).contains(&world.steps.len()), "{} tries in a minute", world.steps.len());
+
+    world.database.away = false;
+    world.database.routes.insert(module(1), hosts(&[1]));
+    world.run(RETRY_PAUSE_MAX);
+    assert!(matches!(world.events[1], Event::StoreBack { away_for } if away_for >= Duration::from_secs(59)));
+    assert_eq!((world.published(), world.events.len()), (vec![module(1)], 3));
+}
+
+#[test]
+fn a_failure_in_the_middle_of_a_change_does_not_lose_it() {
+    let mut world = World::started(without_periodic_reload());
+    world.run(POLL);
+    world.database.edit(module(1), hosts(&[1]));
+    world.now += POLL;
+    while !matches!(world.tracker.step(world.now), Step::ReadHosts(_)) {
+        world.one_step();
+    }
+    world.database.away = true;
+    world.run(POLL);
+    world.database.away = false;
+    world.run(RETRY_PAUSE_MAX + RELOAD_PAUSE_MIN);
+    assert_eq!(world.published(), [module(1)]);
+    world.assert_up_to_date();
+}
+
+#[test]
+fn a_store_that_is_away_at_the_start_is_waited_for() {
+    let mut world = World::new(timing());
+    world.database.away = true;
+    world.database.edit(module(1), hosts(&[1]));
+    world.run(Duration::from_secs(20));
+    assert_eq!(world.events, [Event::StoreAway]);
+    world.database.away = false;
+    world.run(RETRY_PAUSE_MAX);
+    assert_eq!(world.published(), []);
+    world.assert_up_to_date();
+}
+
+#[test]
+fn pruning_is_rare_and_never_at_the_start() {
+    let mut world = World::new(timing());
+    world.run(Duration::from_secs(449));
+    assert!(!world.steps.contains(&Step::Prune(HOUR)));
+    world.run(Duration::from_secs(6_000));
+    let count = world.steps.iter().filter(|step| **step == Step::Prune(HOUR)).count();
+    assert!((7..=14).contains(&count), "{count} times in 6,449 s");
+}
+
+#[test]
+fn polls_that_take_longer_than_their_interval_do_not_keep_from_pruning() {
+    let mut world = World::started(timing());
+    let end = world.now + Duration::from_secs(1_000);
+    while world.now < end {
+        world.one_step();
+        world.now += POLL;
+    }
+    assert!(world.steps.contains(&Step::Prune(HOUR)));
+}
+
+#[derive(Clone, Debug)]
+enum Deed {
+    /// Rows, change and version in one transaction.
+    Edit(i32, Vec<u8>),
+    /// Takes an id now and commits after so many further deeds.
+    SlowEdit(i32, Vec<u8>, usize),
+    /// Rows only.
+    Silent(i32, Vec<u8>),
+    /// Rows and version.
+    NoChangeRow(i32, Vec<u8>),
+    /// Rows and change, with the version that there is.
+    SameVersion(i32, Vec<u8>),
+    DeleteChanges,
+    Truncate,
+    /// Loads that begin from now on take so many milliseconds.
+    LoadTime(u64),
+    Away,
+    Back,
+    /// One step of the tracker, in the middle of whatever it does.
+    Step,
+    Pause(u64),
+}
+
+fn any_numbers() -> impl Strategy<Value = Vec<u8>> {
+    prop::collection::vec(0u8..4, 0..4)
+}
+
+/// What editors do that keep the rules.
+fn good_deed() -> impl Strategy<Value = Deed> {
+    prop_oneof![
+        4 => (0i32..4, any_numbers()).prop_map(|(cmdid, numbers)| Deed::Edit(cmdid, numbers)),
+        2 => (0i32..4, any_numbers(), 1usize..6).prop_map(|(c, numbers, n)| Deed::SlowEdit(c, numbers, n)),
+        2 => (0i32..4, any_numbers()).prop_map(|(cmdid, numbers)| Deed::SameVersion(cmdid, numbers)),
+        6 => Just(Deed::Step),
+        2 => (0u64..1_500).prop_map(Deed::Pause),
+    ]
+}
+
+fn any_deed() -> impl Strategy<Value = Deed> {
+    prop_oneof![
+        10 => good_deed(),
+        2 => (0i32..4, any_numbers()).prop_map(|(cmdid, numbers)| Deed::Silent(cmdid, numbers)),
+        2 => (0i32..4, any_numbers()).prop_map(|(cmdid, numbers)| Deed::NoChangeRow(cmdid, numbers)),
+        1 => Just(Deed::DeleteChanges),
+        1 => Just(Deed::Truncate),
+        1 => (0u64..4_000).prop_map(Deed::LoadTime),
+        1 => Just(Deed::Away),
+        1 => Just(Deed::Back),
+        1 => (0u64..15_000).prop_map(Deed::Pause),
+    ]
+}
+
+/// A transaction that has its id and is not committed.
+struct Open {
+    id: u64,
+    module: ModuleId,
+    hosts: Vec<HostAddr>,
+    version: u64,
+    commits_in: usize,
+}
+
+#[derive(Default)]
+struct Editors {
+    open: Vec<Open>,
+}
+
+impl Editors {
+    fn perform(&mut self, deed: Deed, world: &mut World) {
+        let database = &mut world.database;
+        match deed {
+            Deed::Edit(cmdid, numbers) => database.edit(module(cmdid), hosts(&numbers)),
+            Deed::SlowEdit(cmdid, numbers, commits_in) => {
+                let (id, version) = (database.reserve_id(), database.version + 1);
+                let (module, hosts) = (module(cmdid), hosts(&numbers));
+                self.open.push(Open { id, module, hosts, version, commits_in });
+            }
+            Deed::Silent(cmdid, numbers) => drop(database.routes.insert(module(cmdid), hosts(&numbers))),
+            Deed::NoChangeRow(cmdid, numbers) => {
+                database.routes.insert(module(cmdid), hosts(&numbers));
+                database.version += 1;
+            }
+            Deed::SameVersion(cmdid, numbers) => {
+                let (id, version) = (database.reserve_id(), database.version);
+                database.commit(id, module(cmdid), hosts(&numbers), version);
+            }
+            Deed::DeleteChanges => database.changes.clear(),
+            Deed::Truncate => {
+                database.changes.clear();
+                database.next_id = 0;
+            }
+            Deed::LoadTime(millis) => world.load_time = Duration::from_millis(millis),
+            Deed::Away => database.away = true,
+            Deed::Back => database.away = false,
+            Deed::Step => drop(world.one_step()),
+            Deed::Pause(millis) => world.run(Duration::from_millis(millis)),
+        }
+        self.commit(&mut world.database, 1);
+    }
+
+    fn commit(&mut self, database: &mut Database, steps: usize) {
+        self.open.iter_mut().for_each(|open| open.commits_in = open.commits_in.saturating_sub(steps));
+        for open in self.open.extract_if(.., |open| open.commits_in == 0) {
+            database.commit(open.id, open.module, open.hosts, open.version);
+        }
+    }
+}
+
+fn play(world: &mut World, deeds: Vec<Deed>) {
+    let mut editors = Editors::default();
+    deeds.into_iter().for_each(|deed| editors.perform(deed, world));
+    editors.commit(&mut world.database, usize::MAX);
+}
+
+fn subscriber_knows(world: &World) -> Vec<(ModuleId, Vec<HostAddr>)> {
+    let known = world.subscriber.iter().filter(|(_, hosts)| !hosts.is_empty());
+    known.map(|(module, hosts)| (*module, hosts.clone())).collect()
+}
+
+fn truth(world: &World) -> Vec<(ModuleId, Vec<HostAddr>)> {
+    world.database.snapshot().iter().map(|(module, hosts)| (module, hosts.to_vec())).collect()
+}
+
+proptest! {
+    #[test]
+    fn whatever_happens_a_quiet_while_later_everything_is_known(
+        deeds in prop::collection::vec(any_deed(), 0..80),
+    ) {
+        let mut world = World::started(timing());
+        play(&mut world, deeds);
+        world.database.away = false;
+        world.load_time = Duration::ZERO;
+        world.run(FULL * 2 + RETRY_PAUSE_MAX + POLL);
+        prop_assert_eq!(subscriber_knows(&world), truth(&world));
+        world.assert_up_to_date();
+        let away = world.events.iter().filter(|event| **event == Event::StoreAway).count();
+        let back = world.events.iter().filter(|event| matches!(event, Event::StoreBack { .. })).count();
+        prop_assert_eq!(away, back);
+    }
+
+    #[test]
+    fn editors_that_keep_the_rules_never_cause_a_full_reload_and_are_heard_in_two_polls(
+        deeds in prop::collection::vec(good_deed(), 0..80),
+    ) {
+        let mut world = World::started(without_periodic_reload());
+        play(&mut world, deeds);
+        world.run(POLL * 2);
+        prop_assert_eq!(world.loads(), 0);
+        prop_assert_eq!(subscriber_knows(&world), truth(&world));
+        world.assert_up_to_date();
+    }
+}

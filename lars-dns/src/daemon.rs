@@ -1,0 +1,35 @@
+//! lars-dns as a program.
+
+use std::error::Error;
+
+use lars_runtime::{
+    Shutdown,
+    daemon::{Alias, ConfigError, Daemon},
+};
+
+use crate::{DnsConfig, config::RawConfig, shell};
+
+/// The commented configuration that we ship.
+pub(crate) const EXAMPLE: &str = include_str!("../lars-dns.example.toml");
+
+/// The program `lars-dns`.
+#[derive(Debug)]
+pub struct DnsDaemon;
+
+impl Daemon for DnsDaemon {
+    const NAME: &'static str = "lars-dns";
+    const ABOUT: &'static str =
+        "Serves the routes of modules from SQL and pushes each change to the agents that asked";
+    const EXAMPLE: &'static str = EXAMPLE;
+    const ALIASES: &'static [Alias] = &[Alias { key: "store.url", flag: "store", env: "LARS_STORE_URL" }];
+    type Raw = RawConfig;
+    type Config = DnsConfig;
+
+    fn validate(raw: RawConfig) -> Result<DnsConfig, ConfigError> {
+        raw.validate()
+    }
+
+    fn run(config: DnsConfig, shutdown: &Shutdown) -> Result<(), Box<dyn Error + Send + Sync>> {
+        Ok(shell::run(config, shutdown)?)
+    }
+}

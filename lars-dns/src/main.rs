@@ -1,0 +1,7 @@
+//! The program `lars-dns`; see [`lars_dns`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    lars_runtime::daemon::main::<lars_dns::DnsDaemon>()
+}

@@ -1,0 +1,138 @@
+//! Carries out the tracker's steps on a store.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    thread,
+    time::SystemTime,
+};
+
+use lars_store::{RouteChange, Store, StoreError, StoreUrl};
+
+use super::stats::PollStats;
+use crate::core::{
+    change_log::Change,
+    snapshot::{Snapshot, SnapshotBuilder},
+    tracker::{Answer, CHANGES_READ_MAX, Step},
+};
+
+/// The store, opened when it is first needed. Once open it reconnects by itself. It is never opened again: to
+/// open creates the tables that are missing, and if somebody drops them while we serve, then the last routes
+/// shall stay in force, and not those of an empty table.
+pub(super) struct Database {
+    url: StoreUrl,
+    store: Opened,
+    /// For loading, so that changes are seen meanwhile. Not here while a load goes on.
+    loading_store: Opened,
+    load: Option<flume::Receiver<Loaded>>,
+}
+
+type Opened = Option<Box<dyn Store>>;
+
+/// What comes back from the thread of a load.
+struct Loaded {
+    store: Opened,
+    result: Result<Snapshot, StoreError>,
+}
+
+/// How a load ended.
+pub(super) enum LoadEnd {
+    Done(Result<Snapshot, StoreError>),
+    Panicked,
+}
+
+impl Database {
+    pub(super) fn new(url: StoreUrl) -> Self {
+        Self { url, store: None, loading_store: None, load: None }
+    }
+
+    pub(super) fn url(&self) -> &StoreUrl {
+        &self.url
+    }
+
+    /// Does what `step` says, which is not to wait. `current` tells how much memory a load will need.
+    pub(super) fn perform(
+        &mut self,
+        step: &Step,
+        current: &Arc<Snapshot>,
+        stats: &Arc<PollStats>,
+    ) -> Result<Answer, StoreError> {
+        if *step == Step::BeginLoad {
+            return self.begin_load(Arc::clone(current), Arc::clone(stats));
+        }
+        perform(opened(&mut self.store, &self.url)?, step)
+    }
+
+    /// How the load ended, if it has.
+    pub(super) fn load_end(&mut self) -> Option<LoadEnd> {
+        match self.load.as_ref()?.try_recv() {
+            Err(flume::TryRecvError::Empty) => None,
+            // Closed without a word.
+            Err(flume::TryRecvError::Disconnected) => Some(LoadEnd::Panicked),
+            Ok(Loaded { store, result }) => {
+                (self.loading_store, self.load) = (store, None);
+                Some(LoadEnd::Done(result))
+            }
+        }
+    }
+
+    fn begin_load(&mut self, current: Arc<Snapshot>, stats: Arc<PollStats>) -> Result<Answer, StoreError> {
+        let (sender, load) = flume::bounded(1);
+        let (url, mut store) = (self.url.clone(), self.loading_store.take());
+        let begun = thread::Builder::new().name("lars-dns-load".into()).spawn(move || {
+            let result = opened(&mut store, &url).and_then(|store| load_all(store, &current, &stats));
+            // Nobody waits for it any more if the service was told to end.
+            let _ = sender.send(Loaded { store, result });
+        });
+        begun.map_err(|error| self.no_thread(&error))?;
+        self.load = Some(load);
+        Ok(Answer::LoadBegun)
+    }
+
+    /// Threads run out and come back as connections do.
+    fn no_thread(&self, error: &io::Error) -> StoreError {
+        StoreError::Busy { store: self.url.to_string(), problem: format!("no thread to load with: {error}") }
+    }
+}
+
+fn opened<'a>(store: &'a mut Opened, url: &StoreUrl) -> Result<&'a mut dyn Store, StoreError> {
+    let open = match store.take() {
+        Some(open) => open,
+        None => lars_store::open(url)?,
+    };
+    Ok(store.insert(open).as_mut())
+}
+
+fn perform(store: &mut dyn Store, step: &Step) -> Result<Answer, StoreError> {
+    match step {
+        Step::ReadPosition => {
+            let version = store.version()?;
+            Ok(Answer::Position { version, newest_change_id: store.newest_change_id()? })
+        }
+        Step::ReadChanges { after_id } => {
+            let changes = store.changes(*after_id, CHANGES_READ_MAX)?;
+            Ok(Answer::Changes(changes.into_iter().map(change).collect()))
+        }
+        Step::ReadHosts(modules) => {
+            let hosts = modules.iter().map(|&module| Ok((module, store.hosts(module)?)));
+            Ok(Answer::Hosts(hosts.collect::<Result<BTreeMap<_, _>, StoreError>>()?))
+        }
+        Step::Prune(age) => store.prune_changes(*age, SystemTime::now()).map(|_| Answer::Pruned),
+        Step::BeginLoad | Step::Wait(_) => unreachable!("needs no open store"),
+    }
+}
+
+fn change(row: RouteChange) -> Change {
+    Change { id: row.id, module: row.module, version: row.version }
+}
+
+fn load_all(store: &mut dyn Store, current: &Snapshot, stats: &PollStats) -> Result<Snapshot, StoreError> {
+    let mut builder = SnapshotBuilder::sized_like(current);
+    let report = store.load(&mut |module, host| builder.push(module, host))?;
+    let skipped_before = stats.rows_skipped.swap(report.skipped, Relaxed);
+    if report.skipped != skipped_before {
+        tracing::warn!(rows = report.skipped, "rows of RouteData name no host and are not served");
+    }
+    Ok(builder.finish())
+}

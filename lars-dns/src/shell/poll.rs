@@ -1,0 +1,262 @@
+//! The thread that polls the store: it does what the tracker says and hands what changed to the shards.
+
+use std::{
+    io,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    thread,
+    time::{Duration, Instant},
+};
+
+use lars_proto::ModuleId;
+use lars_runtime::{ShardHandle, Shutdown, Stopped};
+use lars_store::{StoreError, StoreUrl};
+
+use super::{
+    database::{Database, LoadEnd},
+    serve::Shard,
+    stats::PollStats,
+};
+use crate::core::{
+    push::{self, Push},
+    snapshot::Snapshot,
+    tracker::{Answer, Event, Step, Timing, Tracker},
+};
+
+/// Changed modules pushed by one job of a shard, so that with many subscribers its other work gets a turn.
+const PUSHES_PER_JOB: usize = 16;
+
+/// How often the end of a load is looked for.
+const LOAD_CHECK_INTERVAL: Duration = Duration::from_millis(10);
+
+/// A running polling thread. Dropping it tells the thread to end and does not wait.
+pub(super) struct Polling {
+    stop: Shutdown,
+    audience: flume::Sender<Vec<ShardHandle<Shard>>>,
+    /// Closed when the thread has ended.
+    ended: flume::Receiver<()>,
+    pub(super) stats: Arc<PollStats>,
+}
+
+/// The first routes, or why there are none and never will be.
+pub(super) type First = Result<Arc<Snapshot>, StoreError>;
+
+impl Polling {
+    /// Starts the thread. It sends the first routes once, and then waits for [`Polling::serve`].
+    pub(super) fn start(url: StoreUrl, timing: Timing) -> io::Result<(Self, flume::Receiver<First>)> {
+        let (stop, stats) = (Shutdown::new(), Arc::new(PollStats::default()));
+        let (first_sender, first) = flume::bounded(1);
+        let (audience, audience_receiver) = flume::bounded(1);
+        let (ending, ended) = flume::bounded::<()>(0);
+        let poller = Poller {
+            database: Database::new(url),
+            tracker: Tracker::new(timing, fastrand::u64(..), Instant::now()),
+            stop: stop.clone(),
+            stats: Arc::clone(&stats),
+            scratch: Vec::new(),
+        };
+        thread::Builder::new().name("lars-dns-poll".into()).spawn(move || {
+            poller.run(&first_sender, &audience_receiver);
+            drop(ending);
+        })?;
+        Ok((Self { stop, audience, ended, stats }, first))
+    }
+
+    /// From now on the thread looks for changes and hands them to `shards`.
+    pub(super) fn serve(&self, shards: Vec<ShardHandle<Shard>>) {
+        // A thread that panicked takes nothing; `is_running` tells.
+        let _ = self.audience.send(shards);
+    }
+
+    /// Whether the thread is there. One that is not there without having been told so has panicked.
+    pub(super) fn is_running(&self) -> bool {
+        !self.ended.is_disconnected()
+    }
+
+    /// Tells the thread to end.
+    pub(super) fn tell_to_end(&self) {
+        self.stop.trigger();
+    }
+
+    /// Waits for the end for `patience`: a call to the database cannot be interrupted, and the thread ends by
+    /// itself after it. Whether it has ended.
+    pub(super) fn wait_for_end(self, patience: Duration) -> bool {
+        self.ended.recv_timeout(patience) == Err(flume::RecvTimeoutError::Disconnected)
+    }
+}
+
+impl Drop for Polling {
+    fn drop(&mut self) {
+        self.tell_to_end();
+    }
+}
+
+struct Poller {
+    database: Database,
+    tracker: Tracker,
+    stop: Shutdown,
+    stats: Arc<PollStats>,
+    scratch: Vec<u8>,
+}
+
+/// New routes, and the modules to push.
+type Publication = (Arc<Snapshot>, Vec<ModuleId>);
+
+impl Poller {
+    fn run(mut self, first: &flume::Sender<First>, audience: &flume::Receiver<Vec<ShardHandle<Shard>>>) {
+        let Some(routes) = self.first_routes() else { return };
+        // Nobody waits for them any more if the service was told to end.
+        let _ = first.send(routes);
+        let Ok(shards) = audience.recv() else { return };
+        while !self.stop.is_triggered() {
+            // What fails is tried again, and the last routes stay in force.
+            if let Ok(Some(publication)) = self.advance()
+                && self.publish(publication, &shards).is_err()
+            {
+                return;
+            }
+        }
+    }
+
+    /// Tries until there are routes, the store refuses for good, or the thread is told to end.
+    fn first_routes(&mut self) -> Option<First> {
+        while !self.stop.is_triggered() {
+            match self.advance() {
+                Ok(None) => {}
+                Ok(Some((snapshot, _))) => {
+                    push::cut_routes(&snapshot).for_each(|(module, cut)| self.report_cut(module, cut));
+                    return Some(Ok(snapshot));
+                }
+                Err(error) if error.is_retryable() => {}
+                Err(error) => return Some(Err(error)),
+            }
+        }
+        None
+    }
+
+    /// Does the next thing there is to do, or waits for it. Errors are counted and logged here.
+    fn advance(&mut self) -> Result<Option<Publication>, StoreError> {
+        if let Some(end) = self.database.load_end() {
+            return self.take_load(end);
+        }
+        let now = Instant::now();
+        let step = self.tracker.step(now);
+        if let Step::Wait(until) = step {
+            self.wait(until.saturating_duration_since(now));
+            return Ok(None);
+        }
+        match self.perform(&step) {
+            Ok(answer) => {
+                let events = self.tracker.answer(answer, Instant::now());
+                Ok(self.take_events(events))
+            }
+            Err(error) => {
+                let event = self.tracker.failed(Instant::now());
+                Err(self.log_failure(error, event))
+            }
+        }
+    }
+
+    /// Being told to end is looked at by the caller.
+    fn wait(&self, pause: Duration) {
+        let longest = if self.tracker.is_loading() { LOAD_CHECK_INTERVAL } else { pause };
+        let _ = self.stop.wait_timeout(pause.min(longest));
+    }
+
+    fn take_load(&mut self, end: LoadEnd) -> Result<Option<Publication>, StoreError> {
+        match end {
+            LoadEnd::Done(Ok(snapshot)) => {
+                self.stats.full_reloads.fetch_add(1, Relaxed);
+                let events = self.tracker.loaded(snapshot, Instant::now());
+                Ok(self.take_events(events))
+            }
+            LoadEnd::Done(Err(error)) => {
+                self.stats.store_errors.fetch_add(1, Relaxed);
+                let event = self.tracker.load_failed(Instant::now());
+                Err(self.log_failure(error, event))
+            }
+            LoadEnd::Panicked => panic!("the loading thread has panicked"),
+        }
+    }
+
+    /// Rows that are not deleted now are deleted the next time.
+    fn perform(&mut self, step: &Step) -> Result<Answer, StoreError> {
+        let done = self.database.perform(step, self.tracker.snapshot(), &self.stats);
+        let Err(error) = done else { return done };
+        self.stats.store_errors.fetch_add(1, Relaxed);
+        if matches!(step, Step::Prune(_)) {
+            tracing::warn!(%error, "cannot delete old rows of RouteChange");
+            return Ok(Answer::Pruned);
+        }
+        Err(error)
+    }
+
+    fn take_events(&self, events: Vec<Event>) -> Option<Publication> {
+        self.count();
+        let mut publication = None;
+        for event in events {
+            match event {
+                Event::Publish { snapshot, changed } => publication = Some((snapshot, changed)),
+                Event::StoreBack { away_for } => {
+                    tracing::info!(store = %self.database.url(), ?away_for, "the store is back");
+                }
+                // Comes with an error, which is logged.
+                Event::StoreAway => {}
+            }
+        }
+        publication
+    }
+
+    /// Away is said once; what follows is for whoever looks for it. An error that ends the start is left to
+    /// whoever started.
+    fn log_failure(&self, error: StoreError, event: Option<Event>) -> StoreError {
+        if event.is_none() {
+            tracing::debug!(%error, "the store is still away");
+        } else if self.tracker.has_routes() {
+            tracing::warn!(%error, "no changes are seen for now; the last routes stay in force");
+        } else if error.is_retryable() {
+            tracing::warn!(%error, "waiting for the store before listening");
+        }
+        error
+    }
+
+    fn count(&self) {
+        let snapshot = self.tracker.snapshot();
+        self.stats.modules.store(snapshot.module_count() as u64, Relaxed);
+        self.stats.hosts.store(snapshot.host_count() as u64, Relaxed);
+        self.stats.version.store(self.tracker.version(), Relaxed);
+    }
+
+    /// Every shard first gets the routes and then the pushes made from them, in this order, so that no
+    /// subscriber ever hears an older state after a newer one.
+    fn publish(
+        &mut self,
+        (snapshot, changed): Publication,
+        shards: &[ShardHandle<Shard>],
+    ) -> Result<(), Stopped> {
+        for shard in shards {
+            let snapshot = Arc::clone(&snapshot);
+            shard.submit(move |shard, _| shard.replace(snapshot))?;
+        }
+        for modules in changed.chunks(PUSHES_PER_JOB) {
+            let pushes: Arc<[Push]> = modules.iter().map(|&module| self.encode(&snapshot, module)).collect();
+            for shard in shards {
+                let pushes = Arc::clone(&pushes);
+                shard.submit(move |shard, net| shard.push(net, &pushes))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn encode(&mut self, snapshot: &Snapshot, module: ModuleId) -> Push {
+        let push = Push::encode(module, snapshot.hosts(module), &mut self.scratch);
+        if push.hosts_cut > 0 {
+            self.report_cut(module, push.hosts_cut);
+        }
+        push
+    }
+
+    fn report_cut(&self, module: ModuleId, hosts_cut: usize) {
+        self.stats.truncated_routes.fetch_add(1, Relaxed);
+        tracing::warn!(%module, hosts_cut, "the module has more hosts than fit a response");
+    }
+}

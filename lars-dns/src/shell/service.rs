@@ -1,0 +1,155 @@
+//! [`Dns`]: the service, put together.
+
+use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use lars_runtime::{
+    ListenError, Shards, ShardsConfig, Shutdown, StartError as ShardsError, TcpServer,
+    preflight::{self, PreflightError},
+};
+use lars_store::StoreError;
+
+use super::{
+    poll::{First, Polling},
+    serve::{Shard, handlers},
+    stats::DnsStats,
+};
+use crate::{config::DnsConfig, core::snapshot::Snapshot};
+
+/// How often a start that waits for the store looks whether it still should.
+const START_CHECK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// How often a running service looks whether its polling thread is there.
+const POLLING_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long connections may take to flush what they were sent, at the end.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long the end waits for a call to the database that is under way.
+const POLLING_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Why the service does not run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The kernel does not let this process use io_uring.
+    #[error(transparent)]
+    Preflight(#[from] PreflightError),
+    /// The store refuses, and will until somebody changes something: a wrong password, an unwritable file.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The thread that looks for changes could not be made.
+    #[error("cannot start the polling thread: {0}")]
+    Thread(#[source] io::Error),
+    /// The shards could not be made.
+    #[error(transparent)]
+    Shards(#[from] ShardsError),
+    /// The address cannot be listened on.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The thread that looks for changes has panicked: changes would go unnoticed for ever.
+    #[error("the polling thread has panicked")]
+    PollingPanicked,
+}
+
+/// A running DNS service. Dropping it stops it at once; see [`Dns::stop`].
+pub struct Dns {
+    polling: Polling,
+    server: TcpServer,
+    shards: Shards<Shard>,
+}
+
+impl Dns {
+    /// Opens the store, loads all routes, then listens. Waits for a store that is away for as long as it is;
+    /// to be able to give up, use [`Dns::start_unless`].
+    ///
+    /// # Errors
+    /// If the store refuses, the address is taken, or the machine cannot run the shards.
+    pub fn start(config: DnsConfig) -> Result<Self, StartError> {
+        let never = Shutdown::new();
+        Self::start_unless(config, &never).map(|started| started.expect("nobody can give up"))
+    }
+
+    /// Like [`Dns::start`], but `None` as soon as `shutdown` is triggered while the store is waited for.
+    ///
+    /// # Errors
+    /// As those of [`Dns::start`].
+    pub fn start_unless(config: DnsConfig, shutdown: &Shutdown) -> Result<Option<Self>, StartError> {
+        // Said at once, and not only when the store is there.
+        preflight::check()?;
+        let (polling, first) = Polling::start(config.store, config.timing).map_err(StartError::Thread)?;
+        let Some(routes) = wait_for(&first, shutdown)? else {
+            return Ok(None);
+        };
+        let shards_config =
+            ShardsConfig { name: "lars-dns".into(), shards: config.shards, ..ShardsConfig::default() };
+        let shards = Shards::start(shards_config, move |_| Shard::new(Arc::clone(&routes)))?;
+        let server = TcpServer::start(&shards, config.server, handlers())?;
+        polling.serve(shards.handles().to_vec());
+        Ok(Some(Self { polling, server, shards }))
+    }
+
+    /// Where it listens; with port 0 configured, the port that was free.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.server.local_addr()
+    }
+
+    /// What was counted so far, and what there is now. Asks every shard: not for a shard's own thread.
+    #[must_use]
+    pub fn stats(&self) -> DnsStats {
+        let shares =
+            self.shards.handles().iter().filter_map(|shard| shard.call(|shard, _| shard.stats()).ok());
+        shares.fold(DnsStats::of_polling(&self.polling.stats), DnsStats::plus)
+    }
+
+    /// Ends it: what was received is answered and flushed, for some seconds at most.
+    pub fn stop(self) {
+        self.polling.tell_to_end();
+        let report = self.shards.drain(DRAIN_DEADLINE);
+        tracing::info!(
+            flushed = report.connections_flushed,
+            cut = report.connections_cut,
+            "connections ended"
+        );
+        if !self.polling.wait_for_end(POLLING_PATIENCE) {
+            tracing::warn!("a call to the store is still under way; it is left alone");
+        }
+    }
+}
+
+impl fmt::Debug for Dns {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Dns").field("local_addr", &self.local_addr()).finish_non_exhaustive()
+    }
+}
+
+/// Runs the service until `shutdown` is triggered, then drains it.
+///
+/// # Errors
+/// If it cannot start, or cannot keep up with changes any more.
+pub fn run(config: DnsConfig, shutdown: &Shutdown) -> Result<(), StartError> {
+    let Some(dns) = Dns::start_unless(config, shutdown)? else { return Ok(()) };
+    let stats = dns.stats();
+    tracing::info!(addr = %dns.local_addr(), modules = stats.modules, hosts = stats.hosts, "listening");
+    while !shutdown.wait_timeout(POLLING_CHECK_INTERVAL) {
+        if !dns.polling.is_running() {
+            return Err(StartError::PollingPanicked);
+        }
+    }
+    dns.stop();
+    Ok(())
+}
+
+fn wait_for(
+    first: &flume::Receiver<First>,
+    shutdown: &Shutdown,
+) -> Result<Option<Arc<Snapshot>>, StartError> {
+    while !shutdown.is_triggered() {
+        match first.recv_timeout(START_CHECK_INTERVAL) {
+            Ok(routes) => return Ok(Some(routes?)),
+            Err(flume::RecvTimeoutError::Timeout) => {}
+            Err(flume::RecvTimeoutError::Disconnected) => return Err(StartError::PollingPanicked),
+        }
+    }
+    Ok(None)
+}

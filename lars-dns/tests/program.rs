@@ -1,0 +1,57 @@
+//! The program `lars-dns`, as a user starts it.
+
+use std::{
+    io::{BufRead, BufReader},
+    process::{Child, ChildStderr, Command, Stdio},
+    sync::{Arc, Mutex},
+    thread,
+};
+
+use lars_testkit::{eventually, eventually_some};
+
+/// Kills the program if a test fails while it runs.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// What the program has said so far.
+fn collect_log(stderr: ChildStderr) -> Arc<Mutex<Vec<String>>> {
+    let lines = Arc::new(Mutex::new(Vec::new()));
+    let collected = Arc::clone(&lines);
+    thread::spawn(move || {
+        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            collected.lock().expect("nobody panicked").push(line);
+        }
+    });
+    lines
+}
+
+#[test]
+fn starts_without_a_file_and_ends_at_sigterm() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let program = Command::new(env!("CARGO_BIN_EXE_lars-dns"))
+        .args(["--server-listen", "127.0.0.1:0"])
+        .current_dir(&folder)
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program runs");
+    let mut program = Running(program);
+    let log = collect_log(program.0.stderr.take().expect("piped"));
+    eventually("it says where it listens", || {
+        log.lock()
+            .expect("nobody panicked")
+            .iter()
+            .any(|line| line.contains("listening") && line.contains("127.0.0.1:"))
+    });
+    assert!(folder.path().join("lars.db").exists());
+
+    let killed = Command::new("kill").args(["-TERM", &program.0.id().to_string()]).status();
+    assert!(killed.expect("kill runs").success());
+    let status = eventually_some("it ends", || program.0.try_wait().expect("it can be waited for"));
+    assert!(status.success(), "{status}");
+}

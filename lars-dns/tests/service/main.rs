@@ -1,0 +1,11 @@
+//! lars-dns on real sockets, with real databases.
+
+mod database;
+mod peer;
+
+mod changes;
+mod hostile;
+mod serving;
+mod store_faults;
+mod subscribers;
+mod turmoil;

@@ -1,0 +1,74 @@
+//! [`CallStatusStore`]: how calls went.
+
+use std::{collections::BTreeMap, net::Ipv4Addr};
+
+use lars_proto::{HostAddr, ModuleId};
+
+use crate::StoreError;
+
+/// The table `ServerCallStatus`: one row per caller and host of a module, for people to look at.
+pub trait CallStatusStore {
+    /// Writes all rows or none. A row never goes back to an older `ts`; of equal ones the later write wins,
+    /// within `rows` as well as between calls.
+    fn upsert(&mut self, rows: &[CallStatus]) -> Result<(), StoreError>;
+
+    /// The rows of one module, or all, ordered by key. Rows that name no host are left out.
+    fn call_status(&mut self, module: Option<ModuleId>) -> Result<Vec<CallStatus>, StoreError>;
+}
+
+/// Whose calls to which host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CallStatusKey {
+    /// The module that was called.
+    pub module: ModuleId,
+    /// The host that was called.
+    pub host: HostAddr,
+    /// The agent's address on the caller's machine.
+    pub caller: Ipv4Addr,
+}
+
+/// The calls of one caller to one host, in the window that was last reported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CallStatus {
+    /// Whose calls to which host.
+    pub key: CallStatusKey,
+    /// Calls that succeeded.
+    pub succ: u32,
+    /// Calls that failed.
+    pub err: u32,
+    /// When the agent said so, in unix seconds.
+    pub ts: u64,
+    /// Whether the host is overloaded in the eyes of that agent.
+    pub overload: bool,
+}
+
+/// The rows that remain when each key is written in turn: one per key, in the order of keys. That order is
+/// the same in every transaction, so two of them hardly ever deadlock.
+pub(crate) fn newest_by_key(rows: &[CallStatus]) -> Vec<CallStatus> {
+    let mut newest: BTreeMap<CallStatusKey, CallStatus> = BTreeMap::new();
+    for row in rows {
+        let kept = newest.entry(row.key).or_insert(*row);
+        if row.ts >= kept.ts {
+            *kept = *row;
+        }
+    }
+    newest.into_values().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(caller: u32, ts: u64, succ: u32) -> CallStatus {
+        let host = HostAddr::v4(Ipv4Addr::LOCALHOST, 80);
+        let key = CallStatusKey { module: ModuleId::new(1, 1), host, caller: Ipv4Addr::from_bits(caller) };
+        CallStatus { key, succ, err: 0, ts, overload: false }
+    }
+
+    #[test]
+    fn the_newest_row_of_each_key_is_left() {
+        let rows = [row(2, 5, 1), row(1, 7, 2), row(2, 6, 3), row(1, 6, 4), row(2, 6, 5)];
+        assert_eq!(newest_by_key(&rows), [row(1, 7, 2), row(2, 6, 5)]);
+        assert_eq!(newest_by_key(&[]), []);
+    }
+}

@@ -1,0 +1,198 @@
+//! [`RouteStore`] on MySQL.
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, SystemTime},
+};
+
+use lars_proto::{HostAddr, ModuleId};
+use mysql::{Conn, Error, Row, Value, prelude::Queryable};
+
+use super::{
+    MysqlStore,
+    batch::{self, batches, parameters, repeated},
+    first_row,
+    link::LOAD_TIMEOUT,
+    schema, values,
+};
+use crate::{
+    EditOutcome, LoadReport, RouteChange, RouteEdit, RouteStore, StoreError,
+    edit::{self, EditTransaction, RouteRow, Routes},
+    error::Failure,
+    row::{self, Loading, RouteColumns},
+};
+
+type Result<T, E = Failure<Error>> = std::result::Result<T, E>;
+
+/// The most rows that one statement deletes, so that it holds its locks briefly.
+const PRUNED_AT_ONCE: u64 = 10_000;
+
+impl RouteStore for MysqlStore {
+    fn version(&mut self) -> Result<u64, StoreError> {
+        const SELECT: &str = "SELECT version FROM RouteVersion WHERE id = 1";
+        self.with_conn(|conn| Ok(first_row(conn, SELECT)?.unwrap_or(0)))
+    }
+
+    fn load(&mut self, each: &mut dyn FnMut(ModuleId, HostAddr)) -> Result<LoadReport, StoreError> {
+        self.with_patient_conn(LOAD_TIMEOUT, |conn| {
+            let mut loading = Loading::new(each);
+            // One statement reads one snapshot; its rows are taken from the connection as they come.
+            let rows = conn.exec_iter(
+                "SELECT modid, cmdid, serverip, serverport FROM RouteData
+                 ORDER BY modid, cmdid, serverip, serverport",
+                (),
+            )?;
+            for row in rows {
+                loading.row(mysql::from_row_opt(row?).ok());
+            }
+            Ok(loading.report())
+        })
+    }
+
+    fn hosts(&mut self, module: ModuleId) -> Result<Vec<HostAddr>, StoreError> {
+        self.with_conn(|conn| {
+            let mut routes = Routes::new();
+            select_routes(conn, &[module], "", &mut routes)?;
+            Ok(routes.remove(&module).unwrap_or_default().into_iter().collect())
+        })
+    }
+
+    fn changes(&mut self, after_id: u64, limit: usize) -> Result<Vec<RouteChange>, StoreError> {
+        self.with_conn(|conn| {
+            let rows: Vec<Row> = conn.exec(
+                "SELECT id, modid, cmdid, version FROM RouteChange WHERE id > ? ORDER BY id LIMIT ?",
+                (after_id, limit),
+            )?;
+            let mut changes = Vec::with_capacity(rows.len());
+            for row in rows {
+                changes.extend(row::change(values(row)?));
+            }
+            Ok(changes)
+        })
+    }
+
+    fn newest_change_id(&mut self) -> Result<u64, StoreError> {
+        const SELECT: &str = "SELECT COALESCE(MAX(id), 0) FROM RouteChange";
+        self.with_conn(|conn| Ok(first_row(conn, SELECT)?.unwrap_or(0)))
+    }
+
+    fn edit(&mut self, edits: &[RouteEdit]) -> Result<EditOutcome, StoreError> {
+        self.transaction(|conn| edit::run(&mut Edit(conn), edits, SystemTime::now()))
+    }
+
+    fn prune_changes(&mut self, age: Duration, now: SystemTime) -> Result<u64, StoreError> {
+        let oldest = edit::oldest_version_kept(age, now);
+        let mut pruned = 0;
+        loop {
+            let deleted = self.transaction(|conn| {
+                conn.exec_drop(
+                    "DELETE FROM RouteChange WHERE version < ? ORDER BY id LIMIT ?",
+                    (oldest, PRUNED_AT_ONCE),
+                )?;
+                Ok(conn.affected_rows())
+            })?;
+            pruned += deleted;
+            if deleted < PRUNED_AT_ONCE {
+                return Ok(pruned);
+            }
+        }
+    }
+}
+
+/// Adds the hosts of some modules. `suffix` ends the statement.
+fn select_routes(
+    conn: &mut Conn,
+    modules: &[ModuleId],
+    suffix: &str,
+    routes: &mut Routes,
+) -> Result<(), Error> {
+    for batch in batches(modules) {
+        let sql = format!(
+            "SELECT modid, cmdid, serverip, serverport FROM RouteData WHERE {} {suffix}",
+            repeated(IS_MODULE, " OR ", batch.len()),
+        );
+        for row in conn.exec_iter(sql, parameters(batch, module_values))? {
+            let columns: RouteColumns = values(row?)?;
+            if let Some((module, host)) = row::route(columns) {
+                routes.entry(module).or_default().insert(host);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Conditions are joined with OR: not every server uses an index for `(modid, cmdid) IN (…)`.
+const IS_MODULE: &str = "(modid = ? AND cmdid = ?)";
+const IS_ROW: &str = "(modid = ? AND cmdid = ? AND serverip = ? AND serverport = ?)";
+
+fn module_values(module: &ModuleId, values: &mut Vec<Value>) {
+    let (modid, cmdid) = module.to_unsigned();
+    values.extend([modid, cmdid].map(Value::from));
+}
+
+fn row_values((module, host): &RouteRow, values: &mut Vec<Value>) {
+    module_values(module, values);
+    let (ip, port) = host.to_unsigned();
+    values.extend([ip, port].map(Value::from));
+}
+
+/// An edit within a transaction.
+struct Edit<'a>(&'a mut Conn);
+
+impl EditTransaction for Edit<'_> {
+    type Error = Error;
+
+    fn lock_version(&mut self) -> Result<u64> {
+        const LOCK: &str = "SELECT version FROM RouteVersion WHERE id = 1 FOR UPDATE";
+        if let Some(version) = first_row(self.0, LOCK)? {
+            return Ok(version);
+        }
+        self.0.query_drop(schema::ADD_VERSION_ROW)?;
+        first_row(self.0, LOCK)?.ok_or(Failure::Overtaken)
+    }
+
+    fn hosts(&mut self, modules: &BTreeSet<ModuleId>) -> Result<Routes> {
+        let modules: Vec<_> = modules.iter().copied().collect();
+        let mut routes = Routes::new();
+        // A locking read: it sees what is committed now, also where a transaction otherwise reads what was
+        // committed when it began, which may be before the version was locked.
+        select_routes(self.0, &modules, "FOR UPDATE", &mut routes)?;
+        Ok(routes)
+    }
+
+    fn set_version(&mut self, from: u64, to: u64) -> Result<()> {
+        // Where tables are MyISAM the lock is none, and this condition is what keeps two editors apart.
+        self.0.exec_drop("UPDATE RouteVersion SET version = ? WHERE id = 1 AND version = ?", (to, from))?;
+        if self.0.affected_rows() == 0 { Err(Failure::Overtaken) } else { Ok(()) }
+    }
+
+    fn clear(&mut self, modules: &[ModuleId]) -> Result<()> {
+        let sql = |rows| format!("DELETE FROM RouteData WHERE {}", repeated(IS_MODULE, " OR ", rows));
+        Ok(batch::execute(self.0, modules, sql, module_values)?)
+    }
+
+    fn delete(&mut self, rows: &[RouteRow]) -> Result<()> {
+        let sql = |rows| format!("DELETE FROM RouteData WHERE {}", repeated(IS_ROW, " OR ", rows));
+        Ok(batch::execute(self.0, rows, sql, row_values)?)
+    }
+
+    fn insert(&mut self, rows: &[RouteRow]) -> Result<()> {
+        let sql = |rows| {
+            let rows = repeated("(?, ?, ?, ?)", ", ", rows);
+            format!("INSERT INTO RouteData (modid, cmdid, serverip, serverport) VALUES {rows}")
+        };
+        Ok(batch::execute(self.0, rows, sql, row_values)?)
+    }
+
+    fn record_changes(&mut self, modules: &[ModuleId], version: u64) -> Result<()> {
+        let sql = |rows| {
+            let rows = repeated("(?, ?, ?)", ", ", rows);
+            format!("INSERT INTO RouteChange (modid, cmdid, version) VALUES {rows}")
+        };
+        let change_values = |module: &ModuleId, values: &mut Vec<Value>| {
+            module_values(module, values);
+            values.push(version.into());
+        };
+        Ok(batch::execute(self.0, modules, sql, change_values)?)
+    }
+}

@@ -1,0 +1,6 @@
+-- What a cmdid means, for people.
+CREATE TABLE IF NOT EXISTS CmdIDConfig (
+    id INT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY,
+    cmdid INT UNSIGNED NOT NULL,
+    content VARCHAR(255) NOT NULL
+) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4

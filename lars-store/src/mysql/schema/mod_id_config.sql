@@ -1,0 +1,6 @@
+-- What a modid means, for people.
+CREATE TABLE IF NOT EXISTS ModIDConfig (
+    id INT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY,
+    modid INT UNSIGNED NOT NULL,
+    content VARCHAR(255) NOT NULL
+) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4

@@ -1,0 +1,161 @@
+//! [`RouteStore`] on SQLite.
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, SystemTime},
+};
+
+use lars_proto::{HostAddr, ModuleId};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
+
+use super::SqliteStore;
+use crate::{
+    EditOutcome, LoadReport, RouteChange, RouteEdit, RouteStore, StoreError,
+    edit::{self, EditTransaction, RouteRow, Routes},
+    error::Failure,
+    row::{self, Loading, RouteColumns},
+};
+
+type Result<T, E = Failure<rusqlite::Error>> = std::result::Result<T, E>;
+
+impl RouteStore for SqliteStore {
+    fn version(&mut self) -> Result<u64, StoreError> {
+        self.read(version)
+    }
+
+    fn load(&mut self, each: &mut dyn FnMut(ModuleId, HostAddr)) -> Result<LoadReport, StoreError> {
+        self.read(|connection| {
+            let mut statement = connection.prepare_cached(
+                "SELECT modid, cmdid, serverip, serverport FROM RouteData
+                 ORDER BY modid, cmdid, serverip, serverport",
+            )?;
+            let mut rows = statement.query([])?;
+            let mut loading = Loading::new(each);
+            while let Some(row) = rows.next()? {
+                loading.row(columns(row).ok());
+            }
+            Ok(loading.report())
+        })
+    }
+
+    fn hosts(&mut self, module: ModuleId) -> Result<Vec<HostAddr>, StoreError> {
+        self.read(|connection| Ok(hosts(connection, module)?.into_iter().collect()))
+    }
+
+    fn changes(&mut self, after_id: u64, limit: usize) -> Result<Vec<RouteChange>, StoreError> {
+        let (after_id, limit) = (row::signed(after_id), row::signed(limit as u64));
+        self.read(|connection| {
+            let mut statement = connection.prepare_cached(
+                "SELECT id, modid, cmdid, version FROM RouteChange WHERE id > ? ORDER BY id LIMIT ?",
+            )?;
+            let mut rows = statement.query([after_id, limit])?;
+            let mut changes = Vec::new();
+            while let Some(row) = rows.next()? {
+                changes.extend(row::change((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)));
+            }
+            Ok(changes)
+        })
+    }
+
+    fn newest_change_id(&mut self) -> Result<u64, StoreError> {
+        self.read(|connection| {
+            connection.query_row("SELECT COALESCE(MAX(id), 0) FROM RouteChange", [], |row| row.get(0))
+        })
+    }
+
+    fn edit(&mut self, edits: &[RouteEdit]) -> Result<EditOutcome, StoreError> {
+        self.write(|tx| edit::run(&mut Edit(tx), edits, SystemTime::now()))
+    }
+
+    fn prune_changes(&mut self, age: Duration, now: SystemTime) -> Result<u64, StoreError> {
+        let oldest = edit::oldest_version_kept(age, now);
+        self.write(|tx| Ok(tx.execute("DELETE FROM RouteChange WHERE version < ?", [oldest])? as u64))
+    }
+}
+
+fn columns(row: &Row<'_>) -> rusqlite::Result<RouteColumns> {
+    Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+}
+
+fn version(connection: &Connection) -> rusqlite::Result<u64> {
+    let version = connection
+        .prepare_cached("SELECT version FROM RouteVersion WHERE id = 1")?
+        .query_row([], |row| row.get(0))
+        .optional()?;
+    Ok(version.unwrap_or(0))
+}
+
+fn hosts(connection: &Connection, module: ModuleId) -> rusqlite::Result<BTreeSet<HostAddr>> {
+    let mut statement = connection
+        .prepare_cached("SELECT serverip, serverport FROM RouteData WHERE modid = ? AND cmdid = ?")?;
+    let mut rows = statement.query(<[u32; 2]>::from(module.to_unsigned()))?;
+    let mut hosts = BTreeSet::new();
+    while let Some(row) = rows.next()? {
+        hosts.extend(row::host(row.get(0)?, row.get(1)?));
+    }
+    Ok(hosts)
+}
+
+/// An edit within a transaction that holds the write lock of the file.
+struct Edit<'a>(&'a Transaction<'a>);
+
+impl Edit<'_> {
+    /// Executes the statement once for each row.
+    fn for_each_row(&self, sql: &str, rows: &[RouteRow]) -> Result<()> {
+        let mut statement = self.0.prepare_cached(sql)?;
+        for (module, host) in rows {
+            let ((modid, cmdid), (ip, port)) = (module.to_unsigned(), host.to_unsigned());
+            statement.execute([modid, cmdid, ip, port])?;
+        }
+        Ok(())
+    }
+}
+
+impl EditTransaction for Edit<'_> {
+    type Error = rusqlite::Error;
+
+    fn lock_version(&mut self) -> Result<u64> {
+        Ok(version(self.0)?)
+    }
+
+    fn hosts(&mut self, modules: &BTreeSet<ModuleId>) -> Result<Routes> {
+        modules.iter().map(|module| Ok((*module, hosts(self.0, *module)?))).collect()
+    }
+
+    fn set_version(&mut self, _from: u64, to: u64) -> Result<()> {
+        self.0.execute("INSERT OR REPLACE INTO RouteVersion (id, version) VALUES (1, ?)", [to])?;
+        Ok(())
+    }
+
+    fn clear(&mut self, modules: &[ModuleId]) -> Result<()> {
+        let mut statement = self.0.prepare_cached("DELETE FROM RouteData WHERE modid = ? AND cmdid = ?")?;
+        for module in modules {
+            statement.execute(<[u32; 2]>::from(module.to_unsigned()))?;
+        }
+        Ok(())
+    }
+
+    fn delete(&mut self, rows: &[RouteRow]) -> Result<()> {
+        self.for_each_row(
+            "DELETE FROM RouteData WHERE modid = ? AND cmdid = ? AND serverip = ? AND serverport = ?",
+            rows,
+        )
+    }
+
+    fn insert(&mut self, rows: &[RouteRow]) -> Result<()> {
+        self.for_each_row(
+            "INSERT INTO RouteData (modid, cmdid, serverip, serverport) VALUES (?, ?, ?, ?)",
+            rows,
+        )
+    }
+
+    fn record_changes(&mut self, modules: &[ModuleId], version: u64) -> Result<()> {
+        let mut statement =
+            self.0.prepare_cached("INSERT INTO RouteChange (modid, cmdid, version) VALUES (?, ?, ?)")?;
+        for module in modules {
+            let (modid, cmdid) = module.to_unsigned();
+            statement.execute(params![modid, cmdid, version])?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,178 @@
+//! `lars demo`: the main job with real parts. dns, reporter and agent run in this process, on free ports
+//! and over an SQLite file in a temporary folder; hosts are TCP servers, callers are threads that really call
+//! them. A script makes things happen, and in the end what was promised is checked against what was seen.
+
+mod backend;
+mod caller;
+mod cast;
+mod expectations;
+mod facts;
+mod hosts;
+mod script;
+mod stage;
+mod story;
+mod view;
+
+use std::{
+    env, io,
+    net::{Ipv4Addr, SocketAddr},
+    thread,
+    time::{Duration, Instant},
+};
+
+use lars_client::{Client, ClientConfig};
+use lars_runtime::{
+    Shutdown,
+    daemon::{LogFormat, init_logging},
+};
+use lars_store::{RouteEdit, StoreUrl};
+use tempfile::TempDir;
+
+use self::{
+    caller::Callers,
+    cast::{MODULE, Role},
+    expectations::{Rules, Verdict},
+    facts::Facts,
+    hosts::Hosts,
+    stage::Stage,
+    view::View,
+};
+use crate::{
+    cli::DemoArgs,
+    exit::Failure,
+    out::Out,
+    stack::{Settings, Stack, StackConfig},
+};
+
+const CALLERS: usize = 4;
+const PROBE_NUM: usize = 10;
+/// Shorter than in production, so that windows end within the demo.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(3);
+/// What the agent is configured with and checked against.
+const RULES: Rules = Rules {
+    probe_num: PROBE_NUM,
+    contin_err_limit: 15,
+    overload_timeout: Duration::from_secs(6),
+    callers: CALLERS,
+    caller_ip: Ipv4Addr::LOCALHOST,
+};
+/// Callers of a demo had better wait than fail on a machine that has more to do.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long the agent may take to learn of the module.
+const REGISTER_TIME_MAX: Duration = Duration::from_secs(5);
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(20);
+
+pub(crate) fn run(args: &DemoArgs, out: &mut Out<'_>) -> Result<(), Failure> {
+    log_quietly();
+    let shutdown = Shutdown::on_signals().map_err(Failure::Signals)?;
+    let dir = tempfile::Builder::new().prefix("lars-demo-").tempdir().map_err(Failure::DemoSetup)?;
+    let url = StoreUrl::Sqlite(dir.path().join("lars.db"));
+    let mut view = View::new();
+    let hosts = Hosts::start().map_err(Failure::DemoSetup)?;
+    view.say(&story::welcome(), out)?;
+    let verdicts = perform(args, &hosts, &url, &mut view, &shutdown, out)?;
+    say_end(&verdicts, dir, args.keep, out)
+}
+
+/// Log lines of three services would drown the story; `LARS_LOG` brings them back.
+fn log_quietly() {
+    let wanted = ["LARS_LOG", "RUST_LOG"].iter().any(|name| env::var_os(name).is_some());
+    init_logging(LogFormat::Text, (!wanted).then_some("off"));
+}
+
+/// The whole play, from the first route to the verdicts.
+fn perform(
+    args: &DemoArgs,
+    hosts: &Hosts,
+    url: &StoreUrl,
+    view: &mut View,
+    shutdown: &Shutdown,
+    out: &mut Out<'_>,
+) -> Result<Vec<Verdict>, Failure> {
+    let mut store = lars_store::open(url)?;
+    let first_route = hosts.cast.members().iter().filter(|member| member.role != Role::Joining);
+    let edits: Vec<RouteEdit> = first_route.map(|member| RouteEdit::Add(MODULE, member.host)).collect();
+    store.edit(&edits)?;
+    let config = stack_config(url)?;
+    let Some(stack) = Stack::start(config, shutdown)? else { return Err(Failure::Interrupted) };
+    let client = client(&stack)?;
+    await_route(&client)?;
+
+    let watch = Duration::from_secs(args.seconds.into()) / 2;
+    let start = Instant::now();
+    let callers = Callers::start(CALLERS, &client, start).map_err(Failure::DemoSetup)?;
+    let mut stage = Stage::new(hosts, store, callers, start, watch);
+    stage.play(view, shutdown, out)?;
+    let (facts, marks) = stage.close();
+    stack.stop();
+
+    view.erase(out)?;
+    let verdicts = expectations::check(&facts, &marks, &RULES);
+    write_end(&facts, &verdicts, out)?;
+    Ok(verdicts)
+}
+
+fn stack_config(url: &StoreUrl) -> Result<StackConfig, Failure> {
+    let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).to_string();
+    let mut settings = Settings::default();
+    for server in [&mut settings.dns, &mut settings.reporter] {
+        server.set("server", "listen", any_port.as_str());
+        server.set("server", "shards", 1);
+    }
+    settings.agent.set("api", "base_port", 0);
+    let balance = [
+        ("idle_timeout_ms", IDLE_TIMEOUT.as_millis() as i64),
+        ("overload_timeout_ms", RULES.overload_timeout.as_millis() as i64),
+        ("probe_num", RULES.probe_num as i64),
+        ("contin_err_limit", RULES.contin_err_limit as i64),
+    ];
+    for (key, value) in balance {
+        settings.agent.set("balance", key, value);
+    }
+    let mut config = StackConfig::new(settings)?;
+    config.use_store(url.clone());
+    Ok(config)
+}
+
+/// A client of the agent that was just started.
+fn client(stack: &Stack) -> Result<Client, Failure> {
+    let addrs = stack.agent_addrs();
+    let config = ClientConfig {
+        base_port: addrs.first().map_or(0, SocketAddr::port),
+        shards: addrs.len() as u16,
+        timeout: LOOKUP_TIMEOUT,
+        ..ClientConfig::default()
+    };
+    Ok(Client::with_config(config)?)
+}
+
+/// The first question about a module makes the agent fetch its route.
+fn await_route(client: &Client) -> Result<(), Failure> {
+    let deadline = Instant::now() + REGISTER_TIME_MAX;
+    loop {
+        match client.register(MODULE) {
+            Ok(_) => return Ok(()),
+            Err(error) if Instant::now() > deadline => return Err(error.into()),
+            Err(_) => thread::sleep(ASK_AGAIN_AFTER),
+        }
+    }
+}
+
+fn write_end(facts: &Facts, verdicts: &[Verdict], out: &mut Out<'_>) -> io::Result<()> {
+    writeln!(out.data(), "\nAll calls, and what lars-reporter stored of each host's current window:\n")?;
+    view::write_summary(facts, out)?;
+    writeln!(out.data(), "\nWhat was to be shown:\n")?;
+    view::write_verdicts(verdicts, out)?;
+    writeln!(out.data())
+}
+
+fn say_end(verdicts: &[Verdict], dir: TempDir, keep: bool, out: &mut Out<'_>) -> Result<(), Failure> {
+    if keep {
+        let path = dir.keep().join("lars.db");
+        writeln!(out.data(), "To look at the database: lars status --store sqlite:{}", path.display())?;
+    } else {
+        writeln!(out.data(), "To go on: `lars up` runs all of this for good, `lars --help` shows the rest.")?;
+    }
+    let failed = verdicts.iter().filter(|verdict| !verdict.kept).count();
+    if failed == 0 { Ok(()) } else { Err(Failure::Expectations { failed, all: verdicts.len() }) }
+}

@@ -1,0 +1,185 @@
+//! How a command ends: its exit status, and what it says when it fails.
+
+use std::{error::Error, io, process::ExitCode};
+
+use lars_client::{ClientError, GetHostError, HostAddr, ModuleId, RegisterError};
+use lars_runtime::{
+    daemon::{self, ConfigError, LoadError},
+    preflight::PreflightError,
+};
+use lars_store::StoreError;
+
+use crate::{
+    out::{Ink, Out},
+    route_file::RouteFileError,
+    store_location::LocationError,
+};
+
+/// Exit statuses, for scripts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Exit {
+    Success = 0,
+    Failure = 1,
+    /// All hosts of the module are overloaded.
+    Overloaded = 3,
+    /// The module has no hosts, or not this one.
+    NotFound = 4,
+    /// The agent did not answer in time.
+    Timeout = 5,
+    /// No agent there.
+    Unreachable = 6,
+    /// Ended by SIGINT or SIGTERM before it was done (128 + SIGINT, as shells have it).
+    Interrupted = 130,
+    /// A configuration or a machine with which nothing can start (`EX_CONFIG` of sysexits.h).
+    Config = daemon::EXIT_CONFIG,
+}
+
+/// For `--help`. clap itself ends with 2 where the command line is wrong.
+pub(crate) const EXIT_HELP: &str = "\
+Exit status:
+  0   done
+  1   failed: the store, a file, an unexpected answer, an expectation of the demo
+  2   the command line is wrong
+  3   overloaded: all hosts of the module are, and none is due for a probe
+  4   not found: the module has no hosts, or not this one
+  5   timeout: the agent did not answer in time
+  6   unreachable: no agent there
+  78  a configuration or a machine with which nothing can start
+  130 interrupted";
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error("cannot write the output: {0}")]
+    Output(#[from] io::Error),
+    #[error(transparent)]
+    Location(#[from] LocationError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    RouteFile(#[from] RouteFileError),
+    #[error(transparent)]
+    Lookup(#[from] GetHostError),
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error(transparent)]
+    Register(#[from] RegisterError),
+    #[error("module {0}: no hosts known")]
+    UnknownModule(ModuleId),
+    #[error("module {module} has no host {host}, as far as the agent knows; it would ignore the report")]
+    UnknownHost { module: ModuleId, host: HostAddr },
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    #[error(transparent)]
+    Machine(#[from] PreflightError),
+    #[error("{service} cannot start: {}", daemon::with_causes(&**source))]
+    Start { service: &'static str, source: Box<dyn Error + Send + Sync> },
+    #[error("cannot wait for signals: {0}")]
+    Signals(io::Error),
+    #[error("cannot set the demo up: {0}")]
+    DemoSetup(io::Error),
+    #[error("interrupted")]
+    Interrupted,
+    #[error("{failed} of {all} expectations failed")]
+    Expectations { failed: usize, all: usize },
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::Load(error.into())
+    }
+}
+
+impl Failure {
+    /// Whether the reader of the output went away, like `head` does. There is nothing to say then, and
+    /// nobody to say it to.
+    fn is_broken_pipe(&self) -> bool {
+        matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
+    }
+
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Lookup(error) => lookup_exit(error),
+            Self::Client(error) => client_exit(error),
+            Self::Register(RegisterError::Client(error)) => client_exit(error),
+            Self::Register(_) | Self::UnknownModule(_) | Self::UnknownHost { .. } => Exit::NotFound,
+            Self::Load(_) | Self::Machine(_) => Exit::Config,
+            Self::Interrupted => Exit::Interrupted,
+            Self::Output(_)
+            | Self::Location(_)
+            | Self::Store(_)
+            | Self::RouteFile(_)
+            | Self::Start { .. }
+            | Self::Signals(_)
+            | Self::DemoSetup(_)
+            | Self::Expectations { .. } => Exit::Failure,
+        }
+    }
+
+    /// What the person can do about it.
+    fn advice(&self) -> Option<&'static str> {
+        match (self, self.exit()) {
+            (_, Exit::Unreachable) => Some(
+                "does one run there? `lars up` starts one, --agent-ip and --agent-base-port name another",
+            ),
+            (_, Exit::Timeout) => Some("a busy or distant agent may need more: --timeout-ms"),
+            (_, Exit::Overloaded) => Some("its hosts fail; call none now and ask again later"),
+            (Self::UnknownModule(_) | Self::Lookup(_), Exit::NotFound) => Some(
+                "see `lars route list`; what `lars route add` adds is known to agents in a second or two",
+            ),
+            (Self::Location(LocationError::Missing(_)), _) => {
+                Some("`lars up` and `lars route add` create it; --store names another")
+            }
+            (Self::Location(LocationError::NoDataDir), _) => Some("name a folder with --data-dir"),
+            (Self::Location(LocationError::Url(_)), _) => {
+                Some("write sqlite:PATH or mysql://user:password@host:port/database")
+            }
+            (
+                Self::Store(StoreError::Away { .. })
+                | Self::Location(LocationError::Store(StoreError::Away { .. })),
+                _,
+            ) => Some("nothing was changed; try again when the database is back"),
+            _ => None,
+        }
+    }
+}
+
+fn lookup_exit(error: &GetHostError) -> Exit {
+    match error {
+        GetHostError::Overloaded(_) => Exit::Overloaded,
+        GetHostError::NotFound(_) => Exit::NotFound,
+        GetHostError::Timeout { .. } => Exit::Timeout,
+        GetHostError::AgentUnreachable { .. } => Exit::Unreachable,
+        GetHostError::Protocol { .. } | _ => Exit::Failure,
+    }
+}
+
+fn client_exit(error: &ClientError) -> Exit {
+    match error {
+        ClientError::Timeout { .. } => Exit::Timeout,
+        ClientError::AgentUnreachable { .. } => Exit::Unreachable,
+        ClientError::Config { .. } | ClientError::Socket { .. } | _ => Exit::Failure,
+    }
+}
+
+/// Ends a command: says what went wrong and what to do, and returns the status.
+pub(crate) fn finish(result: Result<(), Failure>, out: &mut Out<'_>) -> Exit {
+    let result = result.and_then(|()| Ok(out.flush()?));
+    let Err(failure) = result else { return Exit::Success };
+    if failure.is_broken_pipe() {
+        return Exit::Success;
+    }
+    // Nobody is left to tell if this fails.
+    let _ = out.note(format_args!("{} {failure}", out.notes_paint().ink(Ink::Red, "error:")));
+    if let Some(advice) = failure.advice() {
+        let _ = out.note(format_args!("       {advice}"));
+    }
+    failure.exit()
+}

@@ -1,0 +1,41 @@
+//! `lars`: the one command for people. It runs Lars, edits its routes, asks it, and shows it at work.
+
+#![forbid(unsafe_code)]
+
+mod cli;
+mod commands;
+mod demo;
+mod exit;
+mod out;
+mod route_file;
+mod simulation;
+mod stack;
+mod store_location;
+mod table;
+
+use std::{
+    io::{self, BufWriter},
+    process::ExitCode,
+};
+
+use clap::Parser;
+
+use self::{
+    cli::{Cli, Command},
+    commands::service,
+    out::{Out, Terminal},
+};
+
+fn main() -> ExitCode {
+    // Before there are threads.
+    lars_runtime::preflight::quiet_membarrier();
+    match Cli::parse().command {
+        Command::Service(command) => service::run(command),
+        Command::Tool(command) => {
+            let (mut data, mut notes) = (BufWriter::new(io::stdout()), io::stderr());
+            let mut out = Out::new(&mut data, &mut notes, Terminal::detect());
+            let result = commands::run(command, &mut out);
+            exit::finish(result, &mut out).into()
+        }
+    }
+}

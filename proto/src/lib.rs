@@ -1,0 +1,22 @@
+//! Bytes to messages and back: everything in Lars that knows how things lie on the wire.
+//!
+//! The wire is bit-compatible with the deployed C++ agents, clients and servers (`docs/PROTOCOL.md`). This
+//! crate does no IO and never allocates by a length that it has not checked.
+//!
+//! * [`ModuleId`], [`HostAddr`]: the two things every part of Lars talks about.
+//! * [`frame`]: the 8-byte header, for TCP streams and for datagrams.
+//! * [`messages`]: the protobuf messages, generated from `lars.proto`.
+//! * [`route`]: route responses of any size, cut to what fits a frame.
+
+#![warn(missing_docs)]
+#![forbid(unsafe_code)]
+
+mod host;
+mod module;
+
+pub mod frame;
+pub mod messages;
+pub mod route;
+
+pub use host::{HostAddr, HostAddrError};
+pub use module::ModuleId;

@@ -1,0 +1,122 @@
+//! Route responses: a module's hosts, written straight into a frame.
+//!
+//! A route may have more hosts than a frame holds: an address from 128.0.0.0 up takes 17 bytes, so a frame
+//! is full after 3,852 of those, and after some 5,400 of the lower ones. Then the hosts that fit are sent
+//! and the true count goes into extension field 16, which deployed peers skip.
+
+use prost::{Message, encoding};
+
+use crate::{
+    HostAddr, ModuleId,
+    frame::{self, BODY_LEN_MAX, DATAGRAM_BODY_LEN_MAX},
+    messages::{GetRouteResponse, MessageId},
+};
+
+/// Bytes kept free for field 16: a two-byte tag and a `u32` varint.
+const HOSTS_TOTAL_LEN_MAX: usize = 2 + 5;
+
+/// The two places that send a route, which differ in message id and room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RouteReply {
+    /// lars-dns to an agent: over TCP, as a reply or a push.
+    Dns,
+    /// Agent to a client: over UDP.
+    Api,
+}
+
+impl RouteReply {
+    const fn id(self) -> MessageId {
+        match self {
+            Self::Dns => MessageId::GetRouteResponse,
+            Self::Api => MessageId::ApiGetRouteResponse,
+        }
+    }
+
+    const fn body_len_max(self) -> usize {
+        match self {
+            Self::Dns => BODY_LEN_MAX,
+            Self::Api => DATAGRAM_BODY_LEN_MAX,
+        }
+    }
+}
+
+/// Appends the route of `module` to `out` as one frame and returns how many hosts it holds. Fewer than
+/// `hosts` has means that the others did not fit; the caller counts and logs that.
+pub fn encode<I>(reply: RouteReply, module: ModuleId, hosts: I, out: &mut Vec<u8>) -> usize
+where
+    I: IntoIterator<Item = HostAddr, IntoIter: ExactSizeIterator>,
+{
+    let hosts = hosts.into_iter();
+    let total = hosts.len();
+    let start = out.len();
+    // The real length is known only at the end.
+    frame::put_header(reply.id(), 0, out);
+    let body = out.len();
+    GetRouteResponse { modid: module.modid, cmdid: module.cmdid, ..Default::default() }.encode_raw(out);
+
+    let limit = body + reply.body_len_max() - HOSTS_TOTAL_LEN_MAX;
+    let mut sent = 0;
+    for host in hosts {
+        let before = out.len();
+        encoding::message::encode(3, &host.to_wire(), out);
+        if out.len() > limit {
+            out.truncate(before);
+            break;
+        }
+        sent += 1;
+    }
+    if sent < total {
+        encoding::uint32::encode(16, &u32::try_from(total).unwrap_or(u32::MAX), out);
+    }
+    let len = (out.len() - body) as i32;
+    out[start + 4..start + frame::HEADER_LEN].copy_from_slice(&len.to_le_bytes());
+    sent
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn hosts(count: u32) -> Vec<HostAddr> {
+        // Addresses above 128.0.0.0: the longest form there is.
+        (0..count).map(|n| HostAddr::v4(Ipv4Addr::from_bits(0xc0a8_0000 + n), 65_000)).collect()
+    }
+
+    fn decode(reply: RouteReply, bytes: &[u8]) -> GetRouteResponse {
+        let frame = frame::decode_datagram(bytes).expect("one frame");
+        assert_eq!(frame.id, reply.id() as i32);
+        assert!(frame.body.len() <= reply.body_len_max());
+        GetRouteResponse::decode(frame.body).expect("a route")
+    }
+
+    #[test]
+    fn a_route_too_long_for_a_frame_says_how_long_it_is() {
+        for reply in [RouteReply::Dns, RouteReply::Api] {
+            let mut out = b"before".to_vec();
+            let sent = encode(reply, ModuleId::new(-1, -2), hosts(10_000), &mut out);
+            let route = decode(reply, &out[6..]);
+            assert_eq!(route.module(), ModuleId::new(-1, -2));
+            assert_eq!((route.host.len(), route.hosts_total), (sent, 10_000));
+            assert!(sent > 3_500, "{sent} hosts in a frame");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn equals_what_prost_writes(modid: i32, cmdid: i32, count in 0u32..50) {
+            let hosts = hosts(count);
+            let mut ours = Vec::new();
+            encode(RouteReply::Dns, ModuleId::new(modid, cmdid), hosts.iter().copied(), &mut ours);
+            let message = GetRouteResponse {
+                modid, cmdid, host: hosts.iter().map(|host| host.to_wire()).collect(), hosts_total: 0,
+            };
+            let mut theirs = Vec::new();
+            frame::encode(MessageId::GetRouteResponse, &message, &mut theirs).expect("fits");
+            prop_assert_eq!(ours, theirs);
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! A UDP echo server, one socket per shard on consecutive ports.
+//!
+//! `cargo run --release -p lars-runtime --example echo_udp -- --shards 2 --listen 127.0.0.1:7000`; Ctrl-C drains.
+
+use std::{error::Error, net::SocketAddr, process::ExitCode, time::Duration};
+
+use clap::Parser;
+use lars_runtime::{
+    Datagram, Net, Shards, ShardsConfig, Shutdown, UdpConfig, UdpServer, UdpSockets, preflight,
+};
+
+#[derive(Parser)]
+struct Options {
+    /// How many shards and sockets; 0 is one per CPU
+    #[arg(long, default_value_t = 1)]
+    shards: usize,
+    /// Where the first socket is bound
+    #[arg(long, default_value = "127.0.0.1:7000")]
+    listen: SocketAddr,
+    /// How long an idle shard spins before it sleeps, in microseconds
+    #[arg(long, default_value_t = 0)]
+    spin_us: u64,
+}
+
+fn echo(_: &mut (), _: &mut Net<()>, request: Datagram<'_>, reply: &mut Vec<u8>) {
+    reply.extend(request.bytes);
+}
+
+fn run(options: &Options) -> Result<(), Box<dyn Error>> {
+    let shutdown = Shutdown::on_signals()?;
+    let spin_before_park = (options.spin_us > 0).then(|| Duration::from_micros(options.spin_us));
+    let config = ShardsConfig {
+        name: "echo".into(),
+        shards: options.shards,
+        spin_before_park,
+        ..ShardsConfig::default()
+    };
+    let shards = Shards::start(config, |_| ())?;
+    let addr = |index| SocketAddr::new(options.listen.ip(), options.listen.port() + index);
+    let sockets = UdpSockets::bind(&(0..shards.len() as u16).map(addr).collect::<Vec<_>>())?;
+    tracing::info!(addrs = ?sockets.local_addrs(), "listening");
+    let server = UdpServer::start(&shards, sockets, UdpConfig::default(), echo);
+    shutdown.wait();
+    tracing::info!(report = ?shards.drain(Duration::from_secs(5)), stats = ?server.stats(), "drained");
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    preflight::quiet_membarrier();
+    tracing_subscriber::fmt().init();
+    match run(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(%error, "cannot start");
+            ExitCode::FAILURE
+        }
+    }
+}

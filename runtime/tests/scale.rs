@@ -1,0 +1,53 @@
+//! Thousands of connections at once.
+
+mod support;
+
+use std::{net::SocketAddr, sync::Arc};
+
+use lars_runtime::{TcpServer, TcpServerConfig};
+use lars_testkit::eventually;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use support::*;
+
+const CONNECTIONS_MAX: usize = 4_000;
+
+/// As many connections as this process may have, both their ends being in it.
+fn connections_possible() -> usize {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("raising to the hard limit is allowed");
+    CONNECTIONS_MAX.min((hard as usize).saturating_sub(200) / 2)
+}
+
+#[test]
+fn one_message_reaches_thousands_of_connections() {
+    let count = connections_possible();
+    let shards = shards(2);
+    let config = TcpServerConfig::new(SocketAddr::from(([127, 0, 0, 1], 0)));
+    let server = TcpServer::start(&shards, config, handlers()).expect("a server");
+    let mut clients: Vec<_> = (0..count).map(|_| Client::connect(server.local_addr())).collect();
+    eventually("all are open", || connections(&shards) == count);
+    assert_eq!(pool_bytes_in_use(&shards), 0, "idle connections hold no buffers");
+
+    let push: Arc<[u8]> = frame(GIVE, &[8; 1000]).into();
+    for shard in shards.handles() {
+        let push = Arc::clone(&push);
+        let refused = shard.call(move |_, net| {
+            let ids: Vec<_> = net.connection_ids().collect();
+            ids.into_iter().filter(|id| net.send_shared(*id, &push).is_err()).count()
+        });
+        assert_eq!(refused, Ok(0));
+    }
+    for client in &mut clients {
+        assert_eq!(client.receive(), (GIVE, vec![8; 1000]));
+    }
+    eventually("nothing holds on to the message", || Arc::strong_count(&push) == 1);
+
+    for client in &mut clients {
+        client.send(ECHO, b"all at once");
+    }
+    for client in &mut clients {
+        assert_eq!(client.receive(), (ECHO, b"all at once".to_vec()));
+    }
+    drop(clients);
+    eventually("all are released", || server.stats().open == 0 && connections(&shards) == 0);
+}

@@ -1,0 +1,220 @@
+//! UDP servers, from the outside.
+
+mod support;
+
+use std::{
+    io,
+    net::{SocketAddr, UdpSocket},
+    sync::{
+        OnceLock,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    thread,
+    time::Duration,
+};
+
+use lars_runtime::{
+    Datagram, ListenError, Net, Shards, TcpServer, TcpServerConfig, UdpConfig, UdpSender, UdpServer,
+    UdpSockets,
+};
+use lars_testkit::eventually;
+use support::*;
+
+const ANY: &str = "127.0.0.1:0";
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn sockets(count: usize) -> UdpSockets {
+    UdpSockets::bind(&vec![ANY.parse().expect("an address"); count]).expect("sockets")
+}
+
+/// Echoes, with the shard and the socket in front; `panic!` and `large` are what they say.
+fn echo(log: &mut Log, net: &mut Net<Log>, request: Datagram<'_>, reply: &mut Vec<u8>) {
+    log.datagrams += 1;
+    match request.bytes {
+        b"panic!" => {
+            reply.extend(b"half a rep");
+            panic!("on demand")
+        }
+        b"silence" => {}
+        b"large" => reply.resize(65_507, 1),
+        b"too large" => reply.resize(65_508, 1),
+        bytes => {
+            reply.extend([net.shard_index() as u8, request.socket as u8]);
+            reply.extend(bytes);
+        }
+    }
+}
+
+fn server(shards: &Shards<Log>, count: usize) -> (UdpServer, Vec<SocketAddr>) {
+    let sockets = sockets(count);
+    let addrs = sockets.local_addrs();
+    (UdpServer::start(shards, sockets, UdpConfig::default(), echo), addrs)
+}
+
+fn client(server: SocketAddr) -> UdpSocket {
+    let socket = UdpSocket::bind(ANY).expect("a socket");
+    socket.connect(server).expect("connect");
+    socket.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
+    socket
+}
+
+fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match socket.recv(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            received => return received,
+        }
+    }
+}
+
+/// One question, one answer: loopback drops only what does not fit into buffers.
+fn ask(socket: &UdpSocket, request: &[u8]) -> Vec<u8> {
+    let mut buffer = vec![0; 65_507];
+    socket.send(request).expect("send");
+    let len = receive(socket, &mut buffer).expect("a reply");
+    buffer.truncate(len);
+    buffer
+}
+
+#[test]
+fn each_socket_is_served_by_its_shard() {
+    let shards = shards(2);
+    let (_server, addrs) = server(&shards, 3);
+    for (index, addr) in addrs.iter().enumerate() {
+        assert_eq!(ask(&client(*addr), b"x"), [(index % 2) as u8, index as u8, b'x']);
+    }
+}
+
+#[test]
+fn odd_datagrams_are_answered_dropped_and_counted() {
+    let shards = shards(1);
+    let (server, addrs) = server(&shards, 1);
+    let socket = client(addrs[0]);
+    assert_eq!(ask(&socket, b""), [0, 0], "an empty datagram is one");
+    assert_eq!(ask(&socket, &[7; 2048]).len(), 2050, "the longest one");
+    for _ in 0..3 {
+        // Alone, and in a batch.
+        socket.send(&[7; 2049]).expect("send");
+        socket.send(b"silence").expect("send");
+    }
+    eventually("too long ones are counted", || server.stats().oversized == 3);
+    assert_eq!(ask(&socket, b"large").len(), 65_507);
+    assert_eq!(server.stats().unsent, 0);
+    socket.send(b"too large").expect("send");
+    eventually("a reply that UDP cannot carry is counted", || server.stats().unsent == 1);
+    assert_eq!(ask(&socket, b"fine"), b"\0\0fine");
+}
+
+#[test]
+fn a_panic_costs_one_reply() {
+    let shards = shards(1);
+    let (server, addrs) = server(&shards, 1);
+    let socket = client(addrs[0]);
+    for _ in 0..3 {
+        socket.send(b"panic!").expect("send");
+    }
+    assert_eq!(ask(&socket, b"alive"), b"\0\0alive", "and no half reply came before");
+    assert_eq!(server.stats().panics, 3);
+}
+
+#[test]
+fn replies_can_leave_through_another_shards_socket() {
+    static SENDERS: OnceLock<Vec<UdpSender>> = OnceLock::new();
+    /// Hands the datagram to the other shard, which answers through the socket it came in by.
+    fn hand_over(_: &mut Log, net: &mut Net<Log>, request: Datagram<'_>, _: &mut Vec<u8>) {
+        let (from, socket, bytes) = (request.from, request.socket, request.bytes.to_vec());
+        let other = net.shard(1 - net.shard_index());
+        let handed = other.try_submit(move |log, _| {
+            log.jobs += 1;
+            let senders = SENDERS.get().expect("set before");
+            assert!(senders[socket].send_to(from, &bytes));
+        });
+        handed.expect("room in the mailbox");
+    }
+    let shards = shards(2);
+    let sockets = sockets(2);
+    SENDERS.set(sockets.senders()).expect("set once");
+    let addrs = sockets.local_addrs();
+    let _server = UdpServer::start(&shards, sockets, UdpConfig::default(), hand_over);
+    for addr in addrs {
+        // A connected client takes nothing from any other address.
+        assert_eq!(ask(&client(addr), b"round about"), b"round about");
+    }
+    assert!(total(&shards, |log| log.jobs) >= 2);
+}
+
+#[test]
+fn thousands_in_flight_are_all_answered() {
+    const CLIENTS: usize = 8;
+    /// So many small datagrams fit the smallest default receive buffer.
+    const WINDOW: usize = 100;
+    const ROUNDS: usize = 50;
+    let shards = shards(2);
+    let (server, addrs) = server(&shards, 2);
+    let answered = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for index in 0..CLIENTS {
+            let (addr, answered) = (addrs[index % addrs.len()], &answered);
+            scope.spawn(move || {
+                let socket = client(addr);
+                let mut buffer = [0; 64];
+                for _ in 0..ROUNDS {
+                    for _ in 0..WINDOW {
+                        socket.send(b"many").expect("send");
+                    }
+                    for _ in 0..WINDOW {
+                        receive(&socket, &mut buffer).expect("a reply");
+                        answered.fetch_add(1, Relaxed);
+                    }
+                }
+            });
+        }
+    });
+    let sent = CLIENTS * WINDOW * ROUNDS;
+    assert_eq!(answered.load(Relaxed), sent);
+    assert_eq!(total(&shards, |log| log.datagrams), sent);
+    eventually("all are counted", || server.stats().replied == sent as u64);
+    assert_eq!(server.stats().received, sent as u64);
+}
+
+#[test]
+fn datagrams_and_connections_share_a_shard() {
+    let shards = shards(1);
+    let (_server, addrs) = server(&shards, 1);
+    let config = TcpServerConfig::new(ANY.parse().expect("an address"));
+    let tcp = TcpServer::start(&shards, config, handlers()).expect("a server");
+    let flooding = AtomicUsize::new(1);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let socket = client(addrs[0]);
+            while flooding.load(Relaxed) == 1 {
+                // A full send buffer is as good as a datagram here.
+                let _ = socket.send(b"flood");
+            }
+        });
+        let mut client = Client::connect(tcp.local_addr());
+        for _ in 0..200 {
+            assert_eq!(client.ask(ECHO, b"in between"), b"in between");
+        }
+        flooding.store(0, Relaxed);
+    });
+}
+
+#[test]
+fn a_second_copy_is_told_that_the_port_is_in_use() {
+    let first = sockets(1);
+    let addr = first.local_addrs()[0];
+    let error = UdpSockets::bind(&[addr]).expect_err("the port is taken");
+    assert!(matches!(error, ListenError::InUse { .. }));
+    assert_eq!(error.to_string(), format!("{addr} is in use (is another copy running?)"));
+}
+
+#[test]
+fn a_drain_ends_servers_that_wait() {
+    let shards = shards(2);
+    let (server, addrs) = server(&shards, 2);
+    ask(&client(addrs[0]), b"x");
+    shards.drain(Duration::from_secs(3600));
+    drop(server);
+    UdpSockets::bind(&addrs).expect("the ports are free again");
+}
