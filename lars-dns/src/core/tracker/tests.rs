@@ -93,18 +93,32 @@ impl Database {
     }
 }
 
+/// A load that goes on.
+struct Loading {
+    reads_at: Instant,
+    read: Option<Snapshot>,
+    done_at: Instant,
+}
+
 /// A tracker, its database, a clock, and a subscriber of everything.
 struct World {
     database: Database,
-    /// A load that goes on: what it saw, and when it will be done.
-    load: Option<(Snapshot, Instant)>,
+    load: Option<Loading>,
     load_time: Duration,
+    /// From a load's begin to its look at the table, at most [`World::load_time`].
+    load_delay: Duration,
     tracker: Tracker,
     now: Instant,
     /// What somebody knows who got the first snapshot and then only pushes.
     subscriber: BTreeMap<ModuleId, Vec<HostAddr>>,
     events: Vec<Event>,
     steps: Vec<Step>,
+}
+
+impl Loading {
+    fn next_at(&self) -> Instant {
+        if self.read.is_none() { self.reads_at } else { self.done_at }
+    }
 }
 
 impl World {
@@ -114,6 +128,7 @@ impl World {
             database: Database::default(),
             load: None,
             load_time: Duration::ZERO,
+            load_delay: Duration::ZERO,
             tracker: Tracker::new(timing, 7, now),
             now,
             subscriber: BTreeMap::new(),
@@ -132,11 +147,12 @@ impl World {
     }
 
     fn one_step(&mut self) -> Step {
-        self.end_load();
+        self.go_on_loading();
         let step = self.tracker.step(self.now);
         if let Step::Wait(until) = step {
-            // The end of a load is not waited for by the tracker.
-            return Step::Wait(self.load.as_ref().map_or(until, |(_, done_at)| until.min(*done_at)));
+            // A load is not waited for by the tracker.
+            let load_next_at = self.load.as_ref().map(Loading::next_at);
+            return Step::Wait(load_next_at.map_or(until, |at| until.min(at)));
         }
         self.steps.push(step.clone());
         let events = match self.database.perform(&step) {
@@ -144,19 +160,22 @@ impl World {
             Err(()) => self.tracker.failed(self.now).into_iter().collect(),
         };
         if self.tracker.is_loading() && self.load.is_none() {
-            self.load = Some((self.database.snapshot(), self.now + self.load_time));
+            let reads_at = self.now + self.load_delay.min(self.load_time);
+            self.load = Some(Loading { reads_at, read: None, done_at: self.now + self.load_time });
         }
         events.into_iter().for_each(|event| self.take(event));
-        self.end_load();
+        self.go_on_loading();
         step
     }
 
-    fn end_load(&mut self) {
-        if let Some((snapshot, _)) = self.load.take_if(|(_, done_at)| *done_at <= self.now) {
-            let events = if self.database.away {
-                self.tracker.load_failed(self.now).into_iter().collect()
-            } else {
-                self.tracker.loaded(snapshot, self.now)
+    fn go_on_loading(&mut self) {
+        if let Some(load) = self.load.as_mut().filter(|load| load.reads_at <= self.now) {
+            load.read.get_or_insert_with(|| self.database.snapshot());
+        }
+        if let Some(Loading { read, .. }) = self.load.take_if(|load| load.done_at <= self.now) {
+            let events = match read {
+                Some(snapshot) if !self.database.away => self.tracker.loaded(snapshot, self.now),
+                _ => self.tracker.load_failed(self.now).into_iter().collect(),
             };
             events.into_iter().for_each(|event| self.take(event));
         }
@@ -573,13 +592,33 @@ enum Deed {
     SameVersion(i32, Vec<u8>),
     DeleteChanges,
     Truncate,
-    /// Loads that begin from now on take so many milliseconds.
-    LoadTime(u64),
+    /// Loads that begin from now on take so many milliseconds, and look at the table after so many of these.
+    LoadTime(u64, u64),
     Away,
     Back,
     /// One step of the tracker, in the middle of whatever it does.
     Step,
     Pause(u64),
+}
+
+impl Deed {
+    /// The same, with hosts that no other deed sets.
+    fn numbered(self, n: u8) -> Self {
+        match self {
+            Self::Edit(cmdid, _) => Self::Edit(cmdid, vec![n]),
+            Self::SlowEdit(cmdid, _, commits_in) => Self::SlowEdit(cmdid, vec![n], commits_in),
+            Self::Silent(cmdid, _) => Self::Silent(cmdid, vec![n]),
+            Self::NoChangeRow(cmdid, _) => Self::NoChangeRow(cmdid, vec![n]),
+            Self::SameVersion(cmdid, _) => Self::SameVersion(cmdid, vec![n]),
+            Self::DeleteChanges
+            | Self::Truncate
+            | Self::LoadTime(..)
+            | Self::Away
+            | Self::Back
+            | Self::Step
+            | Self::Pause(_) => self,
+        }
+    }
 }
 
 fn any_numbers() -> impl Strategy<Value = Vec<u8>> {
@@ -604,7 +643,7 @@ fn any_deed() -> impl Strategy<Value = Deed> {
         2 => (0i32..4, any_numbers()).prop_map(|(cmdid, numbers)| Deed::NoChangeRow(cmdid, numbers)),
         1 => Just(Deed::DeleteChanges),
         1 => Just(Deed::Truncate),
-        1 => (0u64..4_000).prop_map(Deed::LoadTime),
+        1 => (0u64..4_000, 0u64..4_000).prop_map(|(time, delay)| Deed::LoadTime(time, delay)),
         1 => Just(Deed::Away),
         1 => Just(Deed::Back),
         1 => (0u64..15_000).prop_map(Deed::Pause),
@@ -649,7 +688,10 @@ impl Editors {
                 database.changes.clear();
                 database.next_id = 0;
             }
-            Deed::LoadTime(millis) => world.load_time = Duration::from_millis(millis),
+            Deed::LoadTime(time, delay) => {
+                (world.load_time, world.load_delay) =
+                    (Duration::from_millis(time), Duration::from_millis(delay));
+            }
             Deed::Away => database.away = true,
             Deed::Back => database.away = false,
             Deed::Step => drop(world.one_step()),
@@ -670,6 +712,18 @@ fn play(world: &mut World, deeds: Vec<Deed>) {
     let mut editors = Editors::default();
     deeds.into_iter().for_each(|deed| editors.perform(deed, world));
     editors.commit(&mut world.database, usize::MAX);
+}
+
+/// The states of each module that somebody can have read, in their order.
+type History = BTreeMap<ModuleId, Vec<Vec<HostAddr>>>;
+
+fn record(history: &mut History, database: &Database) {
+    for (module, hosts) in &database.routes {
+        let states = history.entry(*module).or_default();
+        if states.last() != Some(hosts) {
+            states.push(hosts.clone());
+        }
+    }
 }
 
 fn subscriber_knows(world: &World) -> Vec<(ModuleId, Vec<HostAddr>)> {
@@ -696,6 +750,25 @@ proptest! {
         let away = world.events.iter().filter(|event| **event == Event::StoreAway).count();
         let back = world.events.iter().filter(|event| matches!(event, Event::StoreBack { .. })).count();
         prop_assert_eq!(away, back);
+    }
+
+    /// Also while it happens, whenever a load looks at the table.
+    #[test]
+    fn nothing_older_is_published_after_what_is_newer(deeds in prop::collection::vec(any_deed(), 0..80)) {
+        let mut world = World::started(timing());
+        let (mut editors, mut history) = (Editors::default(), History::new());
+        for (n, deed) in deeds.into_iter().enumerate() {
+            editors.perform(deed.numbered(n as u8), &mut world);
+            record(&mut history, &world.database);
+        }
+        let mut newest = BTreeMap::new();
+        for event in &world.events {
+            let Event::Publish { snapshot, changed } = event else { continue };
+            for module in changed {
+                let place = history[module].iter().position(|hosts| hosts == snapshot.hosts(*module));
+                prop_assert!(newest.insert(*module, place) < Some(place), "{}", module);
+            }
+        }
     }
 
     #[test]
