@@ -18,6 +18,7 @@ use crate::{
         tcp_echo::{BODY_LEN_MIN, TcpEchoLoad},
         udp_get_host::GetHostLoad,
     },
+    scale::args::ScaleCommand,
     serve::{tcp::TcpKind, udp::UdpKind},
 };
 
@@ -39,6 +40,9 @@ pub enum Command {
     /// Be a server to compare with, until ended
     #[command(subcommand)]
     Serve(ServeCommand),
+    /// How cost and memory grow with modules, hosts and subscribers
+    #[command(subcommand)]
+    Scale(ScaleCommand),
     /// Make a table of measurements: medians, spread, ratios
     Summary(SummaryArgs),
 }

@@ -3,6 +3,7 @@
 //! - `benches/`: what can be measured in one process, one file a subject; `cargo bench -p lars-benches` runs all.
 //! - `lars-bench load`: the load generator ([`load`]).
 //! - `lars-bench serve`: servers to compare with ([`serve`]).
+//! - `lars-bench scale`: how cost and memory grow ([`scale`]).
 //! - `compare`: a script that measures Lars and those side by side, and `lars-bench summary`, which makes a table of
 //!   what it wrote down ([`summary`]). What it said is in `RESULTS.md`.
 //!
@@ -15,5 +16,6 @@ pub mod datagrams;
 pub mod frames;
 pub mod load;
 pub mod progress;
+pub mod scale;
 pub mod serve;
 pub mod summary;

@@ -15,7 +15,7 @@ use clap::Parser;
 use lars_benches::{
     cli::{Cli, Command, LoadCommand, RunArgs, ServeCommand, SummaryArgs},
     load::{self, LoadError, Measurement, Plan},
-    progress,
+    progress, scale,
     serve::{tcp, udp},
     summary::Summary,
 };
@@ -26,6 +26,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Load(command) => run_load(&command),
         Command::Serve(command) => serve(&command),
+        Command::Scale(command) => scale::args::run(&command),
         Command::Summary(args) => summarize(&args),
     };
     match result {

@@ -32,7 +32,8 @@ pub(super) fn thread_time() -> Duration {
 
 /// Processor time that the threads of a process have taken so far; `None` if there is no such process, or the kernel
 /// does not keep it.
-pub(super) fn process_time(pid: u32) -> Option<Duration> {
+#[must_use]
+pub fn process_time(pid: u32) -> Option<Duration> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
     let nanos = tasks.flatten().map(|task| {
         let schedstat = fs::read_to_string(task.path().join("schedstat")).ok()?;

@@ -17,7 +17,7 @@ use std::{
 };
 
 pub use self::{
-    cpu::pin,
+    cpu::{pin, process_time},
     measurement::{Counts, Latency, Measurement},
     run::Plan,
 };

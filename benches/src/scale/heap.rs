@@ -1,0 +1,148 @@
+//! Memory that the cores ask for, counted to the byte by the allocator of `lars-bench-heap`: a program of its own,
+//! so that nothing that is timed is counted.
+
+use std::process::Command;
+
+use lars_dns::core::subscriptions::Subscriptions;
+
+use super::{
+    ScaleError, cores,
+    curve::{Axis, Curve, Figure, Series, Spread, Unit},
+    effort::Effort,
+    fleet,
+    service::beside,
+};
+
+const HOSTS: [usize; 8] = [0, 1, 3, 10, 30, 100, 1_000, 4_000];
+
+/// Hosts of all modules together, about.
+const HOSTS_TOTAL: usize = 200_000;
+const MODULES_MAX: usize = 20_000;
+
+const CONNECTIONS: usize = 1_000;
+const SUBSCRIPTIONS_EACH: usize = 100;
+
+/// What the program prints.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+pub struct Heap {
+    pub curve: Curve,
+    pub figures: Vec<Figure>,
+}
+
+/// Runs the program that counts.
+///
+/// # Errors
+/// If it is not beside this one, or fails.
+pub fn measure() -> Result<Heap, ScaleError> {
+    let output = Command::new(beside("lars-bench-heap")?).output()?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        return Err(ScaleError::Ended { name: "lars-bench-heap", said });
+    }
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+/// Everything; `used` says how many bytes are allocated.
+#[must_use]
+pub fn count(used: impl Fn() -> usize) -> Heap {
+    let (mut agent, mut dns) = (Series::new("agent"), Series::new("lars-dns"));
+    let effort = Effort::quick();
+    for hosts in HOSTS {
+        effort.say(format!("modules of {hosts} hosts"));
+        let modules = (HOSTS_TOTAL / hosts.max(1)).min(MODULES_MAX);
+        agent.add(hosts, exactly(weight(&used, || cores::table(modules, hosts)) / modules as f64));
+        dns.add(hosts, exactly(weight(&used, || cores::snapshot(modules, hosts)) / modules as f64));
+    }
+    let how = |what: &str| format!("bytes allocated, {what}");
+    let mut figures = vec![
+        Figure::new(
+            "agent_module_memory",
+            Unit::Bytes,
+            at(&agent, 0),
+            &how("a module without hosts in an agent"),
+        ),
+        Figure::new(
+            "agent_host_memory",
+            Unit::Bytes,
+            per_host(&agent),
+            &how("a further host of a module in an agent"),
+        ),
+        Figure::new(
+            "dns_host_memory",
+            Unit::Bytes,
+            per_host(&dns),
+            &how("a further host of a module in lars-dns"),
+        ),
+        Figure::new(
+            "dns_module_memory",
+            Unit::Bytes,
+            at(&dns, 1) - per_host(&dns),
+            &how("a module in lars-dns"),
+        ),
+    ];
+    figures.push(Figure::new(
+        "dns_subscription_heap",
+        Unit::Bytes,
+        weight(&used, subscriptions) / (CONNECTIONS * SUBSCRIPTIONS_EACH) as f64,
+        &how("a subscription in lars-dns, 1,000 connections with 100 each"),
+    ));
+    for series in [&mut agent, &mut dns] {
+        series.points.retain(|point| point.x > 0.0);
+        series.points.iter_mut().for_each(|point| point.y = point.y.per(point.x));
+    }
+    let curve = Curve {
+        name: "memory-per-host".into(),
+        title: "Memory per host".into(),
+        subtitle: "bytes allocated by the core, its module's share included".into(),
+        x: Axis::logarithmic("hosts per module", Unit::Count),
+        y: Axis::logarithmic("memory per host", Unit::Bytes),
+        series: vec![agent, dns],
+    };
+    Heap { curve, figures }
+}
+
+/// Bytes that what `make` makes keeps allocated.
+fn weight<T>(used: impl Fn() -> usize, make: impl FnOnce() -> T) -> f64 {
+    let before = used();
+    let made = make();
+    let weight = used().saturating_sub(before);
+    drop(made);
+    weight as f64
+}
+
+fn exactly(value: f64) -> Spread {
+    Spread::of(vec![value])
+}
+
+fn at(series: &Series, hosts: usize) -> f64 {
+    series.points.iter().find(|point| point.x == hosts as f64).map_or(0.0, |point| point.y.median)
+}
+
+/// What a module grows by, from 100 to 1,000 hosts.
+fn per_host(series: &Series) -> f64 {
+    (at(series, 1_000) - at(series, 100)) / 900.0
+}
+
+fn subscriptions() -> Subscriptions<usize> {
+    let mut subscriptions = Subscriptions::default();
+    for connection in 0..CONNECTIONS {
+        for n in 0..SUBSCRIPTIONS_EACH {
+            subscriptions.subscribe(connection, fleet::module(n));
+        }
+    }
+    subscriptions
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn a_weight_is_what_is_left_when_it_is_made() {
+        let used = Cell::new(100);
+        assert_eq!(weight(|| used.get(), || used.set(130)), 30.0);
+        assert_eq!(weight(|| used.get(), || used.set(50)), 0.0);
+    }
+}

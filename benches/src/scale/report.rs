@@ -1,0 +1,139 @@
+//! [`Report`]: everything that was measured, and the folder it is kept in.
+
+use std::{
+    fmt, fs,
+    io::{self, ErrorKind},
+    path::Path,
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    ScaleError,
+    curve::{Curve, Figure},
+    plot,
+};
+
+/// The file that holds a report; beside it lie a table and a plot of each curve.
+const FILE: &str = "scale.json";
+
+/// Curves and figures, each name once.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    pub curves: Vec<Curve>,
+    pub figures: Vec<Figure>,
+}
+
+impl Report {
+    /// What lies in `folder`; an empty one if nothing does.
+    ///
+    /// # Errors
+    /// If what lies there is something else.
+    pub fn read(folder: &Path) -> Result<Self, ScaleError> {
+        match fs::read(folder.join(FILE)) {
+            Ok(json) => Ok(serde_json::from_slice(&json)?),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Self::default()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Takes over what `newer` has, in place of what has the same name.
+    pub fn update(&mut self, newer: Self) {
+        for curve in newer.curves {
+            match self.curves.iter_mut().find(|old| old.name == curve.name) {
+                Some(old) => *old = curve,
+                None => self.curves.push(curve),
+            }
+        }
+        for figure in newer.figures {
+            match self.figures.iter_mut().find(|old| old.name == figure.name) {
+                Some(old) => *old = figure,
+                None => self.figures.push(figure),
+            }
+        }
+    }
+
+    /// The value of a figure.
+    #[must_use]
+    pub fn figure(&self, name: &str) -> Option<f64> {
+        self.figures.iter().find(|figure| figure.name == name).map(|figure| figure.value)
+    }
+
+    /// Writes the report, and a table and a plot of each curve.
+    ///
+    /// # Errors
+    /// If the folder cannot be written, or a curve not be drawn.
+    pub fn write(&self, folder: &Path) -> Result<(), ScaleError> {
+        fs::create_dir_all(folder)?;
+        let mut json = serde_json::to_string_pretty(self)?;
+        json.push('\n');
+        fs::write(folder.join(FILE), json)?;
+        self.write_tables(folder)?;
+        self.write_plots(folder)
+    }
+
+    /// Writes a table of each curve.
+    ///
+    /// # Errors
+    /// If the folder cannot be written.
+    pub fn write_tables(&self, folder: &Path) -> io::Result<()> {
+        self.curves
+            .iter()
+            .try_for_each(|curve| fs::write(folder.join(format!("{}.csv", curve.name)), curve.csv()))
+    }
+
+    /// Draws each curve.
+    ///
+    /// # Errors
+    /// If the folder cannot be written, or a curve not be drawn.
+    pub fn write_plots(&self, folder: &Path) -> Result<(), ScaleError> {
+        for curve in &self.curves {
+            let svg = plot::svg(curve).map_err(ScaleError::Plot)?;
+            fs::write(folder.join(format!("{}.svg", curve.name)), svg)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.curves.iter().try_for_each(|curve| writeln!(f, "{curve}"))?;
+        self.figures.iter().try_for_each(|figure| writeln!(f, "{figure}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::curve::{Axis, Series, Spread, Unit},
+        *,
+    };
+
+    fn report(value: f64) -> Report {
+        let mut series = Series::new("a");
+        series.add(1, Spread::of(vec![value]));
+        let curve = Curve {
+            name: "one".into(),
+            title: "One".into(),
+            subtitle: String::new(),
+            x: Axis::logarithmic("x", Unit::Count),
+            y: Axis::linear("y", Unit::Nanoseconds),
+            series: vec![series],
+        };
+        Report { curves: vec![curve], figures: vec![Figure::new("weight", Unit::Bytes, value, "weighed")] }
+    }
+
+    #[test]
+    fn what_is_written_is_read_again_and_updated() {
+        let folder = tempfile::tempdir().expect("a folder");
+        assert_eq!(Report::read(folder.path()).expect("nothing yet"), Report::default());
+        report(1.0).write(folder.path()).expect("written");
+        let mut read = Report::read(folder.path()).expect("what was written");
+        assert_eq!(read, report(1.0));
+        read.update(report(2.0));
+        assert_eq!((&read, read.figure("weight")), (&report(2.0), Some(2.0)));
+        for file in ["one.csv", "one.svg"] {
+            assert!(folder.path().join(file).is_file(), "{file}");
+        }
+    }
+}

@@ -1,0 +1,454 @@
+//! Whole services in processes of their own, over loopback sockets and SQLite: pushes, lookups, memory.
+
+use std::{
+    collections::VecDeque,
+    io::{self, ErrorKind, Read, Write},
+    net::{SocketAddr, TcpStream, UdpSocket},
+    path::Path,
+    sync::atomic::AtomicU64,
+    thread,
+    time::{Duration, Instant},
+};
+
+use lars_proto::{
+    HostAddr, ModuleId, frame,
+    messages::{GetHostRequest, GetHostResponse, GetRouteRequest, MessageId, RetCode},
+};
+use lars_store::{RouteEdit, Store, StoreUrl};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use prost::Message;
+use tempfile::TempDir;
+
+use super::{
+    ScaleError,
+    curve::{Axis, Curve, Figure, Series, Spread, Unit},
+    effort::Effort,
+    fleet,
+    service::Service,
+};
+use crate::load::{self, Plan, pace::Pace, udp_get_host::GetHostLoad};
+
+/// Services run on this processor, what drives them on the other.
+const SERVICE_CPU: usize = 0;
+const DRIVER_CPU: usize = 1;
+
+const SUBSCRIBERS: [usize; 4] = [10, 100, 1_000, 10_000];
+const MODULES: [usize; 4] = [100, 1_000, 10_000, 100_000];
+const HOSTS_PER_MODULE: usize = 10;
+
+/// Sockets that look up, each a module of its own.
+const CALLERS: usize = 512;
+
+/// Subscriptions that are weighed, on so many connections.
+const SUBSCRIPTIONS_EACH: usize = 10_000;
+const SUBSCRIBING_CONNECTIONS: usize = 50;
+
+/// What does not come in this time does not come.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Modules of one edit.
+const EDITED_AT_ONCE: usize = 10_000;
+
+/// A database of routes and what serves it.
+struct Site {
+    folder: TempDir,
+    editor: Box<dyn Store>,
+    /// Modules that have routes.
+    modules: usize,
+}
+
+impl Site {
+    fn new() -> Result<Self, ScaleError> {
+        let folder = tempfile::tempdir()?;
+        let editor = lars_store::open(&StoreUrl::Sqlite(database(folder.path())))?;
+        Ok(Self { folder, editor, modules: 0 })
+    }
+
+    /// Adds modules of [`HOSTS_PER_MODULE`] hosts until there are so many.
+    fn grow(&mut self, modules: usize) -> Result<(), ScaleError> {
+        let hosts = fleet::hosts(HOSTS_PER_MODULE);
+        while self.modules < modules {
+            let end = modules.min(self.modules + EDITED_AT_ONCE);
+            let edits = (self.modules..end).map(|n| RouteEdit::Replace(fleet::module(n), hosts.clone()));
+            self.editor.edit(&edits.collect::<Vec<_>>())?;
+            self.modules = end;
+        }
+        Ok(())
+    }
+
+    fn change(&mut self, module: ModuleId, host: HostAddr) -> Result<(), ScaleError> {
+        self.editor.edit(&[RouteEdit::Replace(module, vec![host])])?;
+        Ok(())
+    }
+
+    fn dns(&self, flags: &[&str]) -> Result<Service, ScaleError> {
+        let url = format!("sqlite:{}", database(self.folder.path()).display());
+        let base = ["--store-url", &url, "--server-listen", "127.0.0.1:0", "--server-shards", "1"];
+        Service::start("lars-dns", &[&base, flags].concat(), SERVICE_CPU)
+    }
+}
+
+fn database(folder: &Path) -> std::path::PathBuf {
+    folder.join("lars.db")
+}
+
+/// Connections to lars-dns, as those of agents.
+struct Audience {
+    epoll: Epoll,
+    streams: Vec<TcpStream>,
+    events: Vec<EpollEvent>,
+    buffer: Vec<u8>,
+}
+
+impl Audience {
+    fn new() -> Result<Self, ScaleError> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(io::Error::from)?;
+        Ok(Self {
+            epoll,
+            streams: Vec::new(),
+            events: vec![EpollEvent::empty(); 1_024],
+            buffer: vec![0; 4_096],
+        })
+    }
+
+    fn grow(&mut self, dns: SocketAddr, connections: usize) -> Result<(), ScaleError> {
+        while self.streams.len() < connections {
+            let stream = TcpStream::connect(dns)?;
+            let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, self.streams.len() as u64);
+            self.epoll.add(&stream, event).map_err(io::Error::from)?;
+            self.streams.push(stream);
+        }
+        Ok(())
+    }
+
+    /// Each of these connections asks for `module` and reads the answer.
+    fn subscribe(&mut self, connections: std::ops::Range<usize>, module: ModuleId) -> Result<(), ScaleError> {
+        for stream in &mut self.streams[connections] {
+            stream.set_nonblocking(false)?;
+            stream.write_all(&question(module))?;
+            read_frame(stream)?;
+            stream.set_nonblocking(true)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until something came for each connection; the time from the first to the last.
+    fn hear(&mut self) -> Result<Duration, ScaleError> {
+        let (mut missing, mut first) = (self.streams.len(), None);
+        let give_up_at = Instant::now() + PATIENCE;
+        while missing > 0 {
+            let count =
+                self.epoll.wait(&mut self.events, EpollTimeout::from(1_000_u16)).map_err(io::Error::from)?;
+            if count > 0 {
+                first.get_or_insert_with(Instant::now);
+            } else if Instant::now() > give_up_at {
+                return Err(ScaleError::Silent("a push"));
+            }
+            for event in &self.events[..count] {
+                missing -=
+                    usize::from(read_some(&mut self.streams[event.data() as usize], &mut self.buffer)?);
+            }
+        }
+        Ok(first.map_or(Duration::ZERO, |first| first.elapsed()))
+    }
+}
+
+/// Whether there was anything; a push of one host comes whole.
+fn read_some(stream: &mut TcpStream, buffer: &mut [u8]) -> io::Result<bool> {
+    match stream.read(buffer) {
+        Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn question(module: ModuleId) -> Vec<u8> {
+    let request = GetRouteRequest { modid: module.modid, cmdid: module.cmdid };
+    let mut bytes = Vec::new();
+    frame::encode(MessageId::GetRouteRequest, &request, &mut bytes).expect("two numbers fit");
+    bytes
+}
+
+fn read_frame(stream: &mut TcpStream) -> io::Result<()> {
+    let mut header = [0; frame::HEADER_LEN];
+    stream.read_exact(&mut header)?;
+    let len = u32::from_le_bytes([header[4], header[5], header[6], header[7]]);
+    stream.read_exact(&mut vec![0; len as usize])
+}
+
+/// What came of pushing to many.
+pub struct FanOut {
+    pub curve: Curve,
+    pub figures: Vec<Figure>,
+}
+
+/// The push of one change by a whole lars-dns, against the number of subscribers; and what these weigh.
+///
+/// # Errors
+/// If lars-dns cannot be started, or fails.
+pub fn fan_out(effort: &Effort) -> Result<FanOut, ScaleError> {
+    let (mut site, module) = (Site::new()?, fleet::module(0));
+    let dns = site.dns(&["--store-poll-interval-ms", "20"])?;
+    let mut audience = Audience::new()?;
+    let mut figures = vec![weigh_connections(effort, &dns, &mut audience)?];
+    let mut heard = Series::new("first to last push read");
+    let mut each = Series::new("processor time of lars-dns per subscriber");
+    let mut subscribed = 0;
+    for &count in effort.sizes(&SUBSCRIBERS) {
+        effort.say(format!("{count} subscribers, over sockets"));
+        audience.streams.truncate(0);
+        audience.grow(dns.addrs()[0], count)?;
+        audience.subscribe(0..count, module)?;
+        subscribed = count;
+        let (mut times, mut costs) = (Vec::new(), Vec::new());
+        for turn in 0..=effort.repetitions {
+            let before = dns.processor_time()?;
+            site.change(module, fleet::hosts(2 + turn)[1 + turn])?;
+            let time = audience.hear()?;
+            // The first change warms up.
+            if turn > 0 {
+                times.push(time.as_secs_f64() * 1e9);
+                costs.push((dns.processor_time()? - before).as_secs_f64() * 1e9 / count as f64);
+            }
+        }
+        heard.add(count, Spread::of(times));
+        each.add(count, Spread::of(costs));
+    }
+    if let Some(last) = each.points.last() {
+        let how = format!("lars-dns, one change to {subscribed} subscribers over loopback TCP");
+        figures.push(Figure::new("dns_push_cpu", Unit::Nanoseconds, last.y.median, &how));
+    }
+    let curve = Curve {
+        name: "publish-service-by-subscribers".into(),
+        title: "lars-dns: one change pushed to all subscribers".into(),
+        subtitle: "whole service with one shard, loopback TCP, a module of one host".into(),
+        x: Axis::logarithmic("subscribers of the module", Unit::Count),
+        y: Axis::logarithmic("time", Unit::Nanoseconds),
+        series: vec![heard, each],
+    };
+    Ok(FanOut { curve, figures })
+}
+
+fn weigh_connections(effort: &Effort, dns: &Service, audience: &mut Audience) -> Result<Figure, ScaleError> {
+    let count = *effort.sizes(&SUBSCRIBERS).last().expect("some");
+    let before = dns.resident()?;
+    effort.say(format!("{count} idle connections"));
+    audience.grow(dns.addrs()[0], count)?;
+    settle();
+    let each = (dns.resident()? - before) / count as f64;
+    let how = format!("RSS of lars-dns, {count} connections on which nothing was sent");
+    Ok(Figure::new("dns_connection_memory", Unit::Bytes, each, &how))
+}
+
+/// Time for a service to take in what was sent to it and to touch its memory.
+fn settle() {
+    thread::sleep(Duration::from_millis(500));
+}
+
+/// Memory of whole services, and lookups in an agent, against the number of modules.
+pub struct BySize {
+    pub curves: Vec<Curve>,
+    pub figures: Vec<Figure>,
+}
+
+/// See [`BySize`].
+///
+/// # Errors
+/// If a service cannot be started, or fails.
+pub fn by_size(effort: &Effort) -> Result<BySize, ScaleError> {
+    let mut site = Site::new()?;
+    let mut memory = [Series::new("lars-dns"), Series::new("lars-agent")];
+    let mut lookups = Series::new("512 callers, each a module of its own");
+    let mut figures = idle(effort, &site)?;
+    for &modules in effort.sizes(&MODULES) {
+        effort.say(format!("{} hosts: filling SQLite", modules * HOSTS_PER_MODULE));
+        site.grow(modules)?;
+        let dns = site.dns(&["--store-poll-interval-ms", "500", "--store-full-reload-interval-ms", "500"])?;
+        let hosts = modules * HOSTS_PER_MODULE;
+        effort.say(format!("agent with {hosts} hosts"));
+        let agent = agent(&dns)?;
+        learn(&agent, modules)?;
+        settle();
+        memory[1].add(hosts, Spread::of(vec![agent.resident()?]));
+        lookups.add(modules, look_up(effort, &agent, modules)?);
+        // By now it has loaded everything more than once, and held two tables at a time.
+        memory[0].add(hosts, Spread::of(vec![dns.resident()?]));
+        if modules == *effort.sizes(&MODULES).last().expect("some") {
+            figures.extend(largest(&dns, &agent, hosts)?);
+            figures.push(weigh_subscriptions(effort, &dns)?);
+        }
+    }
+    Ok(BySize { curves: vec![memory_curve(memory), lookup_curve(lookups)], figures })
+}
+
+fn memory_curve(series: [Series; 2]) -> Curve {
+    Curve {
+        name: "memory-by-hosts".into(),
+        title: "Memory of whole services".into(),
+        subtitle: format!(
+            "resident set of lars-dns and of an agent that knows every module, {HOSTS_PER_MODULE} hosts per module"
+        ),
+        x: Axis::logarithmic("hosts", Unit::Count),
+        y: Axis::logarithmic("resident memory", Unit::Bytes),
+        series: series.into(),
+    }
+}
+
+fn lookup_curve(series: Series) -> Curve {
+    Curve {
+        name: "agent-udp-by-modules".into(),
+        title: "Agent: one lookup over UDP".into(),
+        subtitle: format!(
+            "processor time of lars-agent per get_host, one shard, {HOSTS_PER_MODULE} hosts per module"
+        ),
+        x: Axis::logarithmic("modules known to the agent", Unit::Count),
+        y: Axis::linear("processor time per lookup", Unit::Nanoseconds),
+        series: vec![series],
+    }
+}
+
+/// What services take that have nothing to do.
+fn idle(effort: &Effort, site: &Site) -> Result<Vec<Figure>, ScaleError> {
+    effort.say("services with nothing to do");
+    let dns = site.dns(&[])?;
+    let agent = agent(&dns)?;
+    settle();
+    let (before, started) = ([dns.processor_time()?, agent.processor_time()?], Instant::now());
+    thread::sleep(if effort.quick { Duration::from_millis(500) } else { Duration::from_secs(10) });
+    let share = |now: Duration, before: Duration| {
+        (now - before).as_secs_f64() * 1e9 / started.elapsed().as_secs_f64()
+    };
+    let how = |what: &str| format!("{what}, one shard, no module, nobody connected but each other");
+    Ok(vec![
+        Figure::new("dns_idle_memory", Unit::Bytes, dns.resident()?, &how("RSS of lars-dns")),
+        Figure::new("agent_idle_memory", Unit::Bytes, agent.resident()?, &how("RSS of lars-agent")),
+        Figure::new(
+            "dns_idle_cpu",
+            Unit::Nanoseconds,
+            share(dns.processor_time()?, before[0]),
+            &how("processor time of lars-dns per second"),
+        ),
+        Figure::new(
+            "agent_idle_cpu",
+            Unit::Nanoseconds,
+            share(agent.processor_time()?, before[1]),
+            &how("processor time of lars-agent per second"),
+        ),
+    ])
+}
+
+fn largest(dns: &Service, agent: &Service, hosts: usize) -> Result<Vec<Figure>, ScaleError> {
+    let how = |name: &str| format!("RSS of {name} with {hosts} hosts, {HOSTS_PER_MODULE} per module");
+    Ok(vec![
+        Figure::new("dns_full_memory", Unit::Bytes, dns.resident()?, &how("lars-dns")),
+        Figure::new("agent_full_memory", Unit::Bytes, agent.resident()?, &how("lars-agent")),
+    ])
+}
+
+fn agent(dns: &Service) -> Result<Service, ScaleError> {
+    let dns = dns.addrs()[0].to_string();
+    // Nobody listens on port 1: statistics are not what is measured.
+    let flags = [
+        "--api-base-port",
+        "0",
+        "--api-shards",
+        "1",
+        "--dns-servers",
+        &dns,
+        "--reporter-servers",
+        "127.0.0.1:1",
+    ];
+    Service::start("lars-agent", &flags, SERVICE_CPU)
+}
+
+/// Asks the agent for every module until it knows all of them.
+fn learn(agent: &Service, modules: usize) -> Result<(), ScaleError> {
+    let socket = UdpSocket::bind("127.0.0.1:0")?;
+    socket.connect(agent.addrs()[0])?;
+    socket.set_read_timeout(Some(Duration::from_millis(200)))?;
+    let give_up_at = Instant::now() + PATIENCE;
+    let mut unknown: VecDeque<usize> = (0..modules).collect();
+    while let Some(n) = unknown.pop_front() {
+        if !knows(&socket, fleet::module(n))? {
+            unknown.push_back(n);
+        }
+        if Instant::now() > give_up_at {
+            return Err(ScaleError::Silent("the route of every module"));
+        }
+    }
+    Ok(())
+}
+
+/// Whether the agent has a host for the module. A lost datagram counts as no.
+fn knows(socket: &UdpSocket, module: ModuleId) -> io::Result<bool> {
+    let request = GetHostRequest { seq: 1, modid: module.modid, cmdid: module.cmdid };
+    let mut bytes = Vec::new();
+    frame::encode(MessageId::GetHostRequest, &request, &mut bytes).expect("three numbers fit");
+    socket.send(&bytes)?;
+    let mut reply = [0; 256];
+    match socket.recv(&mut reply) {
+        Ok(len) => {
+            let body = frame::decode_datagram(&reply[..len]).ok().map(|frame| frame.body);
+            let reply = body.and_then(|body| GetHostResponse::decode(body).ok());
+            Ok(reply.is_some_and(|reply| reply.module() == module && reply.retcode == RetCode::Succ as i32))
+        }
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn look_up(effort: &Effort, agent: &Service, modules: usize) -> Result<Spread, ScaleError> {
+    let mut random = fastrand::Rng::with_seed(1);
+    let addr = agent.addrs()[0];
+    let asked = (0..CALLERS).map(|_| fleet::module(random.usize(..modules))).collect();
+    let load = GetHostLoad {
+        ip: addr.ip(),
+        base_port: addr.port(),
+        shards: 1,
+        modules: asked,
+        sockets: CALLERS,
+        in_flight: 1,
+        report: false,
+    };
+    let plan = Plan {
+        warmup: Duration::from_millis(50),
+        measured: if effort.quick { Duration::from_millis(50) } else { Duration::from_millis(500) },
+        pace: Pace::Closed,
+        timeout: Duration::from_secs(1),
+        server_pid: Some(agent.id()),
+    };
+    // The load has a thread for itself, the only one that is pinned.
+    let once = || {
+        thread::scope(|scope| {
+            let load = scope.spawn(|| {
+                load::pin(DRIVER_CPU)?;
+                load.run(&plan, &AtomicU64::new(0))
+            });
+            load.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    };
+    let costs = (0..effort.repetitions).map(|_| Ok(once()?.server_us.unwrap_or_default() * 1e3));
+    Ok(Spread::of(costs.collect::<Result<_, ScaleError>>()?))
+}
+
+fn weigh_subscriptions(effort: &Effort, dns: &Service) -> Result<Figure, ScaleError> {
+    effort.say("subscriptions to many modules");
+    let mut audience = Audience::new()?;
+    audience.grow(dns.addrs()[0], SUBSCRIBING_CONNECTIONS)?;
+    settle();
+    let each = if effort.quick { 100 } else { SUBSCRIPTIONS_EACH };
+    let before = dns.resident()?;
+    for stream in &mut audience.streams {
+        for first in (0..each).step_by(100) {
+            let modules = first..each.min(first + 100);
+            let questions: Vec<u8> = modules.clone().flat_map(|n| question(fleet::module(n))).collect();
+            stream.write_all(&questions)?;
+            modules.clone().try_for_each(|_| read_frame(stream))?;
+        }
+    }
+    let weight = (dns.resident()? - before) / (each * SUBSCRIBING_CONNECTIONS) as f64;
+    let how =
+        format!("RSS of lars-dns, {SUBSCRIBING_CONNECTIONS} connections subscribed to {each} modules each");
+    Ok(Figure::new("dns_subscription_memory", Unit::Bytes, weight, &how))
+}
