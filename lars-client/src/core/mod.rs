@@ -5,6 +5,7 @@ mod lookup;
 mod question;
 mod registration;
 
+pub use question::{HostQuestion, Question, RouteQuestion, report_datagram};
+
 pub(crate) use lookup::{GiveUp, Lookup, Patience, Step};
-pub(crate) use question::{HostQuestion, Question, RouteQuestion, report_datagram};
 pub(crate) use registration::{Next, Registration};

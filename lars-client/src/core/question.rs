@@ -12,7 +12,7 @@ use prost::Message;
 use crate::{GetHostError, Host, Outcome, ProtocolError};
 
 /// Something to ask the agent.
-pub(crate) trait Question {
+pub trait Question {
     /// What there is to learn.
     type Answer;
 
@@ -28,10 +28,11 @@ pub(crate) trait Question {
 
 /// Which host to call for a module.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct HostQuestion {
+pub struct HostQuestion {
     /// Comes back in the answer. Unique among the lookups of a client, so that a late answer is known for one.
-    pub(crate) seq: u32,
-    pub(crate) module: ModuleId,
+    pub seq: u32,
+    /// Whose host.
+    pub module: ModuleId,
 }
 
 impl Question for HostQuestion {
@@ -71,8 +72,9 @@ fn picked(response: &GetHostResponse) -> Result<Host, GetHostError> {
 /// Nothing in the answer but the module says which question it belongs to. So ask on a socket that was never
 /// used before: then answers to earlier questions cannot arrive on it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct RouteQuestion {
-    pub(crate) module: ModuleId,
+pub struct RouteQuestion {
+    /// Whose hosts.
+    pub module: ModuleId,
 }
 
 impl Question for RouteQuestion {
@@ -94,7 +96,8 @@ impl Question for RouteQuestion {
 }
 
 /// The datagram that tells the agent how a call went; it is not answered.
-pub(crate) fn report_datagram(host: &Host, outcome: Outcome) -> Vec<u8> {
+#[must_use]
+pub fn report_datagram(host: &Host, outcome: Outcome) -> Vec<u8> {
     let ModuleId { modid, cmdid } = host.module;
     let report = ReportRequest { modid, cmdid, host: Some(host.addr.to_wire()), retcode: outcome.to_wire() };
     encode(MessageId::ReportRequest, &report)
