@@ -1,7 +1,8 @@
 //! The command line of `lars-bench`.
 
 use std::{
-    net::{IpAddr, SocketAddr, SocketAddrV4},
+    net::{SocketAddr, SocketAddrV4},
+    ops::RangeInclusive,
     path::PathBuf,
     str::FromStr,
     time::Duration,
@@ -12,11 +13,13 @@ use lars_proto::ModuleId;
 
 use crate::{
     load::{
-        Plan,
+        IoKind, Plan,
+        agent::AgentPorts,
+        dns_query::DnsQueryLoad,
         in_flight::SLOTS_MAX,
         pace::Pace,
         tcp_echo::{BODY_LEN_MIN, TcpEchoLoad},
-        udp_get_host::GetHostLoad,
+        udp_lookups::GetHostLoad,
     },
     scale::args::ScaleCommand,
     serve::{tcp::TcpKind, udp::UdpKind},
@@ -54,6 +57,8 @@ pub enum LoadCommand {
     UdpGetHost(GetHostArgs),
     /// A server that sends frames back
     TcpEcho(TcpEchoArgs),
+    /// lars-dns: which hosts has a module?
+    DnsQuery(DnsQueryArgs),
 }
 
 /// What answers.
@@ -99,6 +104,13 @@ pub struct RunArgs {
     /// When a request counts as lost
     #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
     pub timeout: Duration,
+    /// What to do the IO with [default: ring, where this kernel has it]
+    #[arg(long, value_enum)]
+    pub io: Option<IoKind>,
+    /// Wait so long for half of what is in flight before going on with a single reply. Saves the load's time, and adds
+    /// to the latency that it sees; only a ring can do it
+    #[arg(long, value_name = "MICROSECONDS", default_value_t = 0)]
+    pub gather: u64,
     /// Stay on this processor
     #[arg(long, value_name = "CPU")]
     pub pin: Option<usize>,
@@ -122,29 +134,67 @@ impl RunArgs {
             pace: self.rate.map_or(Pace::Closed, |rate| Pace::Open { rate }),
             timeout: self.timeout,
             server_pid: self.server_pid,
+            io: self.io.unwrap_or_else(IoKind::best),
+            gather: Duration::from_micros(self.gather),
         }
     }
 }
 
-/// How lookups are made.
+/// Which modules it is about.
 #[derive(Debug, Args)]
-pub struct GetHostArgs {
+pub struct ModuleArgs {
+    /// Modules, like 1/1, or 1..1000/1 for all from 1/1 to 1000/1; may be given more than once
+    #[arg(long = "module", value_name = "MODID/CMDID", default_value = "1/1", value_parser = modules,
+        allow_hyphen_values = true)]
+    ranges: Vec<ModuleRange>,
+}
+
+impl ModuleArgs {
+    fn all(&self) -> Vec<ModuleId> {
+        let modules = |ModuleRange { modids, cmdid }: &ModuleRange| {
+            let cmdid = *cmdid;
+            modids.clone().map(move |modid| ModuleId::new(modid, cmdid))
+        };
+        self.ranges.iter().flat_map(modules).collect()
+    }
+}
+
+#[derive(Clone, Debug)]
+struct ModuleRange {
+    modids: RangeInclusive<i32>,
+    cmdid: i32,
+}
+
+/// Whom to ask over UDP, and how much at a time.
+#[derive(Debug, Args)]
+pub struct AgentArgs {
     /// The agent's address and first port
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8888")]
     agent: SocketAddr,
     /// How many ports the agent has; 1 for an echo
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
     shards: u16,
-    /// A module to ask for, like 1/1; more than one: in turn
-    #[arg(long = "module", value_name = "MODID/CMDID", default_value = "1/1", value_parser = module,
-        allow_hyphen_values = true)]
-    modules: Vec<ModuleId>,
+    #[command(flatten)]
+    modules: ModuleArgs,
     /// How many sockets
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = at_least::<1>)]
     sockets: usize,
-    /// Lookups under way at the same time, on each
+    /// Requests under way at the same time, on each
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = slots)]
     in_flight: usize,
+}
+
+impl AgentArgs {
+    fn ports(&self) -> AgentPorts {
+        AgentPorts { ip: self.agent.ip(), base_port: self.agent.port(), shards: self.shards }
+    }
+}
+
+/// How lookups are made.
+#[derive(Debug, Args)]
+pub struct GetHostArgs {
+    #[command(flatten)]
+    agent: AgentArgs,
     /// Report each host that was returned as having worked
     #[arg(long)]
     report: bool,
@@ -156,9 +206,9 @@ pub struct GetHostArgs {
 impl GetHostArgs {
     /// The same for the load generator.
     pub fn load(&self) -> GetHostLoad {
-        let (ip, base_port): (IpAddr, u16) = (self.agent.ip(), self.agent.port());
-        let Self { shards, sockets, in_flight, report, .. } = *self;
-        GetHostLoad { ip, base_port, shards, modules: self.modules.clone(), sockets, in_flight, report }
+        let AgentArgs { sockets, in_flight, .. } = self.agent;
+        let (agent, modules) = (self.agent.ports(), self.agent.modules.all());
+        GetHostLoad { agent, modules, sockets, in_flight, report: self.report }
     }
 }
 
@@ -190,6 +240,33 @@ impl TcpEchoArgs {
     }
 }
 
+/// How routes are queried.
+#[derive(Debug, Args)]
+pub struct DnsQueryArgs {
+    /// lars-dns
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:7778")]
+    dns: SocketAddr,
+    #[command(flatten)]
+    modules: ModuleArgs,
+    /// How many connections
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = at_least::<1>)]
+    connections: usize,
+    /// Queries under way at the same time, on each
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least::<1>)]
+    in_flight: usize,
+    /// How the run goes.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+impl DnsQueryArgs {
+    /// The same for the load generator.
+    pub fn load(&self) -> DnsQueryLoad {
+        let Self { dns: server, connections, in_flight, .. } = *self;
+        DnsQueryLoad { server, modules: self.modules.all(), connections, in_flight }
+    }
+}
+
 /// What the table is of.
 #[derive(Debug, Args)]
 pub struct SummaryArgs {
@@ -214,10 +291,13 @@ fn rate(text: &str) -> Result<f64, String> {
     if rate.is_finite() && rate > 0.0 { Ok(rate) } else { Err("is not above 0".into()) }
 }
 
-fn module(text: &str) -> Result<ModuleId, String> {
-    let parts =
-        text.split_once('/').and_then(|(modid, cmdid)| Some((modid.parse().ok()?, cmdid.parse().ok()?)));
-    parts.map(|(modid, cmdid)| ModuleId::new(modid, cmdid)).ok_or_else(|| "is not like 1/1".into())
+fn modules(text: &str) -> Result<ModuleRange, String> {
+    let range = || {
+        let (modids, cmdid) = text.split_once('/')?;
+        let (first, last) = modids.split_once("..").unwrap_or((modids, modids));
+        Some(ModuleRange { modids: first.parse().ok()?..=last.parse().ok()?, cmdid: cmdid.parse().ok()? })
+    };
+    range().filter(|range| !range.modids.is_empty()).ok_or_else(|| "is not like 1/1 or 1..9/1".into())
 }
 
 fn at_least<const MIN: usize>(text: &str) -> Result<usize, String> {
@@ -254,12 +334,13 @@ mod tests {
 
     #[test]
     fn a_load_is_what_its_flags_say() {
-        let line = "lars-bench load udp-get-host --agent 127.0.0.1:9000 --shards 1 --module 1/2 --module -3/4 \
+        let line = "lars-bench load udp-get-host --agent 127.0.0.1:9000 --shards 1 --module 1/2 --module -3..-2/4 \
                     --sockets 4 --in-flight 32 --seconds 0.5 --report --rate 1000";
         let Ok(Command::Load(LoadCommand::UdpGetHost(args))) = parse(line) else { panic!("not a load") };
         let load = args.load();
-        assert_eq!(load.modules, [ModuleId::new(1, 2), ModuleId::new(-3, 4)]);
-        assert_eq!((load.base_port, load.shards, load.sockets, load.in_flight), (9000, 1, 4, 32));
+        assert_eq!(load.modules, [(1, 2), (-3, 4), (-2, 4)].map(|(m, c)| ModuleId::new(m, c)));
+        assert_eq!((load.agent.base_port, load.agent.shards), (9000, 1));
+        assert_eq!((load.sockets, load.in_flight), (4, 32));
         assert!(load.report);
         let plan = args.run.plan();
         assert_eq!((plan.measured, plan.pace), (Duration::from_millis(500), Pace::Open { rate: 1_000.0 }));
@@ -269,6 +350,7 @@ mod tests {
     fn what_makes_no_sense_is_refused() {
         for flags in [
             "udp-get-host --module 1",
+            "udp-get-host --module 2..1/1",
             "udp-get-host --sockets 0",
             "udp-get-host --in-flight 65537",
             "udp-get-host --rate 0",

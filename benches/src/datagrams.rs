@@ -51,6 +51,25 @@ impl<A: SockaddrLike + Copy> Inbox<A> {
         Ok(self.received.len())
     }
 
+    /// How many datagrams were received last.
+    pub fn len(&self) -> usize {
+        self.received.len()
+    }
+
+    /// Whether none were.
+    pub fn is_empty(&self) -> bool {
+        self.received.is_empty()
+    }
+
+    /// One of the datagrams received last.
+    ///
+    /// # Panics
+    /// If there are not so many.
+    pub fn datagram(&self, index: usize) -> &[u8] {
+        let start = index * DATAGRAM_LEN_MAX;
+        &self.bytes[start..start + self.received[index].0]
+    }
+
     /// The datagrams received last, with their senders.
     pub fn datagrams(&self) -> impl Iterator<Item = (&[u8], Option<A>)> {
         let buffers = self.bytes.chunks_exact(DATAGRAM_LEN_MAX);

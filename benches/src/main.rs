@@ -42,6 +42,7 @@ fn run_load(command: &LoadCommand) -> Result<(), Box<dyn Error>> {
     match command {
         LoadCommand::UdpGetHost(args) => measure(&args.run, |plan, done| args.load().run(plan, done)),
         LoadCommand::TcpEcho(args) => measure(&args.run, |plan, done| args.load().run(plan, done)),
+        LoadCommand::DnsQuery(args) => measure(&args.run, |plan, done| args.load().run(plan, done)),
     }
 }
 

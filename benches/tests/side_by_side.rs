@@ -64,7 +64,15 @@ fn check(what: &str, measurement: &Measurement) {
 fn every_reply_of_a_udp_echo_is_counted() {
     for kind in ["recvfrom", "mmsg"] {
         let server = Server::start(&format!("udp-echo --kind {kind}"));
-        for shape in ["--sockets 16", "--sockets 2 --in-flight 70", "--sockets 3 --rate 2000"] {
+        for shape in [
+            "--sockets 16",
+            "--sockets 16 --io epoll",
+            "--sockets 2 --in-flight 70",
+            "--sockets 2 --in-flight 70 --io epoll",
+            "--sockets 2 --in-flight 70 --gather 50",
+            "--sockets 3 --rate 2000",
+            "--sockets 3 --rate 2000 --io epoll",
+        ] {
             let flags = format!("udp-get-host --agent {} --shards 1 {shape}", server.addr);
             check(&format!("{kind} {shape}"), &load(&flags));
         }
@@ -75,9 +83,14 @@ fn every_reply_of_a_udp_echo_is_counted() {
 fn every_frame_of_a_tcp_echo_is_counted() {
     for kind in ["epoll", "tokio", "glommio", "lars"] {
         let server = Server::start(&format!("tcp-echo --kind {kind}"));
-        for shape in
-            ["--connections 10", "--connections 3 --in-flight 50 --body 3000", "--connections 2 --rate 2000"]
-        {
+        for shape in [
+            "--connections 10",
+            "--connections 10 --io epoll",
+            "--connections 10 --gather 50",
+            "--connections 3 --in-flight 50 --body 3000",
+            "--connections 3 --in-flight 50 --body 3000 --io epoll",
+            "--connections 2 --rate 2000",
+        ] {
             let flags = format!("tcp-echo --connect {} {shape}", server.addr);
             check(&format!("{kind} {shape}"), &load(&flags));
         }

@@ -16,6 +16,9 @@ struct Operation {
     sent: u64,
 }
 
+/// Every sequence number has this bit, so that all of them take the same number of bytes on the wire.
+const LONG: u32 = 1 << 31;
+
 /// The operations of one socket. A sequence number holds the slot in its low bits and a count in the others,
 /// so that a late reply is not taken for that of the operation which has the slot by then.
 #[derive(Clone, Debug)]
@@ -55,7 +58,7 @@ impl Slots {
     /// Begins an operation; its sequence number, or `None` if there is no room.
     pub fn begin(&mut self, since: u64, sent: u64) -> Option<u32> {
         let slot = self.free.pop()?;
-        let seq = self.begun << self.slot_bits | slot as u32;
+        let seq = LONG | self.begun << self.slot_bits | slot as u32;
         self.begun = self.begun.wrapping_add(1);
         self.slots[slot] = Some(Operation { seq, since, sent });
         self.check_invariants();
@@ -178,8 +181,8 @@ mod tests {
         let mut slots = Slots::new(2);
         slots.begun = u32::MAX >> 1;
         let (last, first) = (slots.begin(1, 1), slots.begin(2, 2));
-        assert_eq!((last, first), (Some(u32::MAX - 1), Some(1)));
-        assert_eq!((slots.finish(u32::MAX - 1), slots.finish(1)), (Some(1), Some(2)));
+        assert_eq!((last, first), (Some(u32::MAX - 1), Some(LONG | 1)));
+        assert_eq!((slots.finish(u32::MAX - 1), slots.finish(LONG | 1)), (Some(1), Some(2)));
     }
 
     #[test]

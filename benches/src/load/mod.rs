@@ -1,15 +1,21 @@
 //! The load generator: one thread that asks more cheaply than any server answers, and measures.
 //!
-//! What decides and counts is pure and driven by the clock of a `Run`; [`udp_get_host`] and [`tcp_echo`] do the IO.
+//! What decides and counts is pure and driven by the clock of a `Run`; `transport` does the IO, on io_uring or epoll;
+//! `udp` and `tcp` lead requests to their replies, whatever is asked; [`udp_lookups`], [`tcp_echo`] and
+//! [`dns_query`] say what that is.
 
+pub mod agent;
 mod cpu;
+pub mod dns_query;
 pub mod in_flight;
 mod measurement;
 pub mod pace;
-mod poller;
 mod run;
+mod tcp;
 pub mod tcp_echo;
-pub mod udp_get_host;
+mod transport;
+mod udp;
+pub mod udp_lookups;
 
 use std::{
     io::{self, ErrorKind},
@@ -20,6 +26,7 @@ pub use self::{
     cpu::{pin, process_time},
     measurement::{Counts, Latency, Measurement},
     run::Plan,
+    transport::IoKind,
 };
 
 /// Why nothing was measured.

@@ -14,6 +14,7 @@ use super::{
     cpu,
     measurement::{Counts, Latency, Measurement},
     pace::{Pace, Schedule},
+    transport::{IoKind, Patience},
 };
 
 /// Latencies are kept to three digits up to here; longer ones count as so long.
@@ -21,6 +22,9 @@ const LATENCY_MAX: Duration = Duration::from_secs(60);
 
 /// So often, in nanoseconds, the clock is looked at if nothing else happens, and what is lost is given up.
 const WAIT_MAX: u64 = 50_000_000;
+
+/// More replies than this are not waited for at once.
+const REPLIES_MAX: u64 = 64;
 
 /// How long a run is, and how it goes about.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +39,11 @@ pub struct Plan {
     pub timeout: Duration,
     /// The process that answers, to see how much processor time it takes.
     pub server_pid: Option<u32>,
+    /// How bytes come and go.
+    pub io: IoKind,
+    /// How long to wait for half of what is in flight before a single reply is worth a turn. That saves the load
+    /// generator time, and adds up to as much to what it sees of the latency.
+    pub gather: Duration,
 }
 
 /// A running measurement. Times are nanoseconds since it started.
@@ -43,6 +52,7 @@ pub(super) struct Run<'a> {
     window: Range<u64>,
     timeout: u64,
     server_pid: Option<u32>,
+    gather: Duration,
     cpu_at_start: Option<CpuTimes>,
     cpu_at_end: Option<CpuTimes>,
     latencies: Histogram<u64>,
@@ -69,6 +79,7 @@ impl<'a> Run<'a> {
             window: warmup..warmup + measured,
             timeout: nanos(plan.timeout),
             server_pid: plan.server_pid,
+            gather: plan.gather,
             cpu_at_start: None,
             cpu_at_end: None,
             latencies: latencies.expect("the bounds are valid"),
@@ -139,10 +150,12 @@ impl<'a> Run<'a> {
         now.saturating_sub(self.timeout)
     }
 
-    /// How long to wait for replies at most.
-    pub(super) fn wait_max(&self, now: u64) -> Duration {
+    /// How long to wait if so many replies, or pieces of a stream that hold some, can come at once.
+    pub(super) fn patience(&self, now: u64, replies_max: u64) -> Patience {
         let due = self.schedule.next_due().filter(|_| now < self.window.end);
-        Duration::from_nanos(due.map_or(WAIT_MAX, |due| due.saturating_sub(now).min(WAIT_MAX)))
+        let max = Duration::from_nanos(due.map_or(WAIT_MAX, |due| due.saturating_sub(now).min(WAIT_MAX)));
+        let replies = if self.gather.is_zero() { 1 } else { (replies_max / 2).clamp(1, REPLIES_MAX) };
+        Patience { replies: replies as usize, gather: self.gather.min(max), max }
     }
 
     /// Ends the measurement; `in_flight` operations are not waited for any longer.
@@ -192,6 +205,8 @@ mod tests {
         pace: Pace::Closed,
         timeout: Duration::from_nanos(500),
         server_pid: None,
+        io: IoKind::Epoll,
+        gather: Duration::ZERO,
     };
 
     #[test]

@@ -26,7 +26,7 @@ use super::{
     fleet,
     service::Service,
 };
-use crate::load::{self, Plan, pace::Pace, udp_get_host::GetHostLoad};
+use crate::load::{self, IoKind, Plan, agent::AgentPorts, pace::Pace, udp_lookups::GetHostLoad};
 
 /// Services run on this processor, what drives them on the other.
 const SERVICE_CPU: usize = 0;
@@ -403,9 +403,7 @@ fn look_up(effort: &Effort, agent: &Service, modules: usize) -> Result<Spread, S
     let addr = agent.addrs()[0];
     let asked = (0..CALLERS).map(|_| fleet::module(random.usize(..modules))).collect();
     let load = GetHostLoad {
-        ip: addr.ip(),
-        base_port: addr.port(),
-        shards: 1,
+        agent: AgentPorts { ip: addr.ip(), base_port: addr.port(), shards: 1 },
         modules: asked,
         sockets: CALLERS,
         in_flight: 1,
@@ -417,6 +415,8 @@ fn look_up(effort: &Effort, agent: &Service, modules: usize) -> Result<Spread, S
         pace: Pace::Closed,
         timeout: Duration::from_secs(1),
         server_pid: Some(agent.id()),
+        io: IoKind::best(),
+        gather: Duration::ZERO,
     };
     // The load has a thread for itself, the only one that is pinned.
     let once = || {
