@@ -47,7 +47,7 @@ pub struct ApiConfig {
     pub base_port: u16,
     pub shards: usize,
     /// How long an idle shard spins before it sleeps.
-    pub spin: Option<Duration>,
+    pub spin: Duration,
 }
 
 impl Default for AgentConfig {
@@ -209,7 +209,7 @@ impl ApiSection {
             return Err(ConfigError::new("api.base_port", problem));
         }
         let spin_us = in_range("api.spin_us", self.spin_us, 0..=100_000)?;
-        let spin = (spin_us > 0).then(|| Duration::from_micros(spin_us));
+        let spin = Duration::from_micros(spin_us);
         Ok(ApiConfig { listen_ip, base_port: self.base_port, shards, spin })
     }
 }
@@ -351,7 +351,7 @@ mod tests {
         let servers =
             with("dns.servers", "['dns-1.example.org:7778', '[::1]:7778']").expect("valid").dns_servers;
         assert_eq!(servers.len(), 2);
-        assert_eq!(with("api.spin_us", "100").expect("valid").api.spin, Some(Duration::from_micros(100)));
+        assert_eq!(with("api.spin_us", "100").expect("valid").api.spin, Duration::from_micros(100));
         assert_eq!(with("api.base_port", "0").expect("valid").api.base_port, 0);
     }
 

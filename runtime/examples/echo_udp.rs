@@ -9,6 +9,9 @@ use lars_runtime::{
     Datagram, Net, Shards, ShardsConfig, Shutdown, UdpConfig, UdpServer, UdpSockets, preflight,
 };
 
+/// The shards do nothing but echo.
+const LINGER: Duration = Duration::from_millis(1);
+
 #[derive(Parser)]
 struct Options {
     /// How many shards and sockets; 0 is one per CPU
@@ -17,7 +20,7 @@ struct Options {
     /// Where the first socket is bound
     #[arg(long, default_value = "127.0.0.1:7000")]
     listen: SocketAddr,
-    /// How long an idle shard spins before it sleeps, in microseconds
+    /// How long an idle shard polls its socket before it sleeps, in microseconds
     #[arg(long, default_value_t = 0)]
     spin_us: u64,
 }
@@ -28,18 +31,17 @@ fn echo(_: &mut (), _: &mut Net<()>, request: Datagram<'_>, reply: &mut Vec<u8>)
 
 fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     let shutdown = Shutdown::on_signals()?;
-    let spin_before_park = (options.spin_us > 0).then(|| Duration::from_micros(options.spin_us));
-    let config = ShardsConfig {
-        name: "echo".into(),
-        shards: options.shards,
-        spin_before_park,
-        ..ShardsConfig::default()
-    };
+    let config = ShardsConfig { name: "echo".into(), shards: options.shards, ..ShardsConfig::default() };
     let shards = Shards::start(config, |_| ())?;
     let addr = |index| SocketAddr::new(options.listen.ip(), options.listen.port() + index);
     let sockets = UdpSockets::bind(&(0..shards.len() as u16).map(addr).collect::<Vec<_>>())?;
     tracing::info!(addrs = ?sockets.local_addrs(), "listening");
-    let server = UdpServer::start(&shards, sockets, UdpConfig::default(), echo);
+    let config = UdpConfig {
+        spin: Duration::from_micros(options.spin_us),
+        linger: Some(LINGER),
+        ..UdpConfig::default()
+    };
+    let server = UdpServer::start(&shards, sockets, config, echo);
     shutdown.wait();
     tracing::info!(report = ?shards.drain(Duration::from_secs(5)), stats = ?server.stats(), "drained");
     Ok(())

@@ -46,9 +46,21 @@ fn echo(log: &mut Log, net: &mut Net<Log>, request: Datagram<'_>, reply: &mut Ve
 }
 
 fn server(shards: &Shards<Log>, count: usize) -> (UdpServer, Vec<SocketAddr>) {
+    server_with(shards, count, UdpConfig::default())
+}
+
+fn server_with(shards: &Shards<Log>, count: usize, config: UdpConfig) -> (UdpServer, Vec<SocketAddr>) {
     let sockets = sockets(count);
     let addrs = sockets.local_addrs();
-    (UdpServer::start(shards, sockets, UdpConfig::default(), echo), addrs)
+    (UdpServer::start(shards, sockets, config, echo), addrs)
+}
+
+/// Every way to wait for datagrams. What lingers does so between any two datagrams of these tests.
+fn ways_to_wait() -> [UdpConfig; 4] {
+    let (spin, linger) = (Duration::from_micros(50), Some(Duration::from_secs(1)));
+    let plain = UdpConfig::default();
+    let [lingers, spins] = [UdpConfig { linger, ..plain.clone() }, UdpConfig { spin, ..plain.clone() }];
+    [plain, lingers, spins, UdpConfig { spin, linger, ..UdpConfig::default() }]
 }
 
 fn client(server: SocketAddr) -> UdpSocket {
@@ -87,8 +99,12 @@ fn each_socket_is_served_by_its_shard() {
 
 #[test]
 fn odd_datagrams_are_answered_dropped_and_counted() {
+    ways_to_wait().into_iter().for_each(check_odd_datagrams);
+}
+
+fn check_odd_datagrams(config: UdpConfig) {
     let shards = shards(1);
-    let (server, addrs) = server(&shards, 1);
+    let (server, addrs) = server_with(&shards, 1, config);
     let socket = client(addrs[0]);
     assert_eq!(ask(&socket, b""), [0, 0], "an empty datagram is one");
     assert_eq!(ask(&socket, &[7; 2048]).len(), 2050, "the longest one");
@@ -145,12 +161,16 @@ fn replies_can_leave_through_another_shards_socket() {
 
 #[test]
 fn thousands_in_flight_are_all_answered() {
+    ways_to_wait().into_iter().for_each(check_thousands);
+}
+
+fn check_thousands(config: UdpConfig) {
     const CLIENTS: usize = 8;
     /// So many small datagrams fit the smallest default receive buffer.
     const WINDOW: usize = 100;
-    const ROUNDS: usize = 50;
+    const ROUNDS: usize = 20;
     let shards = shards(2);
-    let (server, addrs) = server(&shards, 2);
+    let (server, addrs) = server_with(&shards, 2, config);
     let answered = AtomicUsize::new(0);
     thread::scope(|scope| {
         for index in 0..CLIENTS {
@@ -179,8 +199,12 @@ fn thousands_in_flight_are_all_answered() {
 
 #[test]
 fn datagrams_and_connections_share_a_shard() {
+    ways_to_wait().into_iter().for_each(check_sharing);
+}
+
+fn check_sharing(config: UdpConfig) {
     let shards = shards(1);
-    let (_server, addrs) = server(&shards, 1);
+    let (_server, addrs) = server_with(&shards, 1, config);
     let config = TcpServerConfig::new(ANY.parse().expect("an address"));
     let tcp = TcpServer::start(&shards, config, handlers()).expect("a server");
     let flooding = AtomicUsize::new(1);
@@ -201,6 +225,39 @@ fn datagrams_and_connections_share_a_shard() {
 }
 
 #[test]
+fn a_caller_that_never_pauses_leaves_jobs_their_turn() {
+    for config in ways_to_wait() {
+        let shards = shards(1);
+        let (_server, addrs) = server_with(&shards, 1, config);
+        let asking = AtomicUsize::new(1);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let socket = client(addrs[0]);
+                while asking.load(Relaxed) == 1 {
+                    assert_eq!(ask(&socket, b"next"), b"\0\0next");
+                }
+            });
+            let datagrams = || shards.shard(0).call(|log, _| log.datagrams).expect("the shard runs");
+            eventually("the caller is served, and so are jobs", || datagrams() > 100);
+            asking.store(0, Relaxed);
+        });
+    }
+}
+
+#[test]
+fn a_shard_with_two_sockets_lingers_in_neither() {
+    let shards = shards(1);
+    // Were it to, it would be for longer than the client has patience.
+    let config = UdpConfig { linger: Some(2 * PATIENCE), ..UdpConfig::default() };
+    let (_server, addrs) = server_with(&shards, 2, config);
+    let sockets = [client(addrs[0]), client(addrs[1])];
+    for _ in 0..10 {
+        assert_eq!(ask(&sockets[0], b"x"), b"\0\0x");
+        assert_eq!(ask(&sockets[1], b"x"), b"\0\x01x");
+    }
+}
+
+#[test]
 fn a_second_copy_is_told_that_the_port_is_in_use() {
     let first = sockets(1);
     let addr = first.local_addrs()[0];
@@ -211,9 +268,16 @@ fn a_second_copy_is_told_that_the_port_is_in_use() {
 
 #[test]
 fn a_drain_ends_servers_that_wait() {
+    ways_to_wait().into_iter().for_each(check_drain);
+}
+
+fn check_drain(config: UdpConfig) {
     let shards = shards(2);
-    let (server, addrs) = server(&shards, 2);
-    ask(&client(addrs[0]), b"x");
+    let (server, addrs) = server_with(&shards, 2, config);
+    let socket = client(addrs[0]);
+    for _ in 0..3 {
+        ask(&socket, b"x");
+    }
     shards.drain(Duration::from_secs(3600));
     drop(server);
     UdpSockets::bind(&addrs).expect("the ports are free again");

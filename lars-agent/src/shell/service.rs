@@ -28,6 +28,10 @@ use crate::{
 /// How often each shard does what is due by time. All that an idle agent costs is these ticks.
 const TICK_PERIOD: Duration = Duration::from_millis(100);
 
+/// Lookups that follow each other within this time find their shard waiting in the socket. What the shard does
+/// besides can wait for so long.
+const LINGER: Duration = Duration::from_millis(1);
+
 /// How long the links may take to accept the last statistics, at the end, and how often they are offered.
 const TELL_DEADLINE: Duration = Duration::from_secs(3);
 const TELL_PAUSE: Duration = Duration::from_millis(10);
@@ -73,7 +77,8 @@ impl Agent {
         let sockets = bind(&config.api)?;
         let addrs = sockets.local_addrs();
         let shards = start_shards(&config, &sockets)?;
-        let udp = UdpServer::start(&shards, sockets, UdpConfig::default(), AgentShard::on_datagram);
+        let udp_config = UdpConfig { spin: config.api.spin, linger: Some(LINGER), ..UdpConfig::default() };
+        let udp = UdpServer::start(&shards, sockets, udp_config, AgentShard::on_datagram);
         let links_shard = shards.shard(LINKS_SHARD);
         TcpClient::start(links_shard, TcpClientConfig::new(config.dns_servers), dns::handlers());
         TcpClient::start(links_shard, TcpClientConfig::new(config.reporter_servers), reporter::handlers());
@@ -134,12 +139,8 @@ fn start_shards(config: &AgentConfig, sockets: &UdpSockets) -> Result<Shards<Age
         post::offices(config.api.shards).into_iter().map(|post| Mutex::new(Some(post))).collect();
     let (table, caller_ip, answer_timeout) =
         (config.table.clone(), config.caller_ip, config.dns_answer_timeout);
-    let shards_config = ShardsConfig {
-        name: "lars-agent".into(),
-        shards: config.api.shards,
-        spin_before_park: config.api.spin,
-        ..ShardsConfig::default()
-    };
+    let shards_config =
+        ShardsConfig { name: "lars-agent".into(), shards: config.api.shards, ..ShardsConfig::default() };
     Shards::start(shards_config, move |i| {
         let post = offices[i].lock().unwrap_or_else(PoisonError::into_inner).take();
         let post = post.expect("each shard is made once");

@@ -10,9 +10,10 @@ use std::{
     ptr,
 };
 
-use libc::{c_int, c_uint, iovec, mmsghdr, sockaddr_in, sockaddr_in6, sockaddr_storage, socklen_t};
+use libc::{
+    c_int, c_uint, iovec, mmsghdr, sa_family_t, sockaddr_in, sockaddr_in6, sockaddr_storage, socklen_t,
+};
 use nix::errno::Errno;
-use socket2::SockAddr;
 
 /// Datagrams per system call, at most.
 pub(super) const BATCH: usize = 64;
@@ -21,6 +22,14 @@ pub(super) const BATCH: usize = 64;
 const REPLY_LEN_KEPT: usize = 4 << 10;
 
 const NAME_LEN: socklen_t = size_of::<sockaddr_storage>() as socklen_t;
+
+/// Whether a receive waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wait {
+    No,
+    /// For a first datagram, as long as the socket's receive timeout says.
+    UntilTimeout,
+}
 
 /// Receives up to [`BATCH`] datagrams at once.
 pub(super) struct Inbox {
@@ -51,22 +60,19 @@ impl Inbox {
         Self { headers, _names: names, _iovecs: iovecs, _buffers: buffers, received: 0 }
     }
 
-    /// Receives what there is, without waiting, and returns how many datagrams that is.
-    pub(super) fn receive(&mut self, fd: RawFd) -> Result<usize, Errno> {
+    /// Receives what there is and returns how many datagrams that is.
+    pub(super) fn receive(&mut self, fd: RawFd, wait: Wait) -> Result<usize, Errno> {
+        let flags = match wait {
+            Wait::No => libc::MSG_DONTWAIT,
+            Wait::UntilTimeout => libc::MSG_WAITFORONE,
+        };
         for header in &mut self.headers[..mem::take(&mut self.received)] {
             header.msg_hdr.msg_namelen = NAME_LEN;
         }
         // SAFETY: each of the BATCH headers points to a name and an iovec, and that to a buffer of its length, all
         // owned by `self`, which is borrowed mutably.
-        let received = unsafe {
-            libc::recvmmsg(
-                fd,
-                self.headers.as_mut_ptr(),
-                BATCH as c_uint,
-                libc::MSG_DONTWAIT,
-                ptr::null_mut(),
-            )
-        };
+        let received =
+            unsafe { libc::recvmmsg(fd, self.headers.as_mut_ptr(), BATCH as c_uint, flags, ptr::null_mut()) };
         self.received = usize::try_from(Errno::result(received)?).unwrap_or(0);
         Ok(self.received)
     }
@@ -98,7 +104,8 @@ pub(super) struct Outbox {
 }
 
 struct Reply {
-    to: SockAddr,
+    to: sockaddr_storage,
+    to_len: socklen_t,
     bytes: Vec<u8>,
 }
 
@@ -111,8 +118,9 @@ pub(super) struct Sent {
 
 impl Outbox {
     pub(super) fn new() -> Self {
-        let nowhere = SockAddr::from(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
-        let reply = |_| Reply { to: nowhere.clone(), bytes: Vec::with_capacity(REPLY_LEN_KEPT) };
+        // SAFETY: all-zero bytes are a valid `sockaddr_storage`, a plain C struct of integers.
+        let nowhere: sockaddr_storage = unsafe { mem::zeroed() };
+        let reply = |_| Reply { to: nowhere, to_len: 0, bytes: Vec::with_capacity(REPLY_LEN_KEPT) };
         Self {
             replies: (0..BATCH).map(reply).collect(),
             count: 0,
@@ -135,7 +143,7 @@ impl Outbox {
     pub(super) fn commit(&mut self, to: SocketAddr) {
         let reply = &mut self.replies[self.count];
         if !reply.bytes.is_empty() {
-            reply.to = to.into();
+            reply.to_len = put_socket_addr(to, &mut reply.to);
             self.count += 1;
         }
     }
@@ -184,9 +192,11 @@ impl Outbox {
                 .iter_mut()
                 .map(|reply| iovec { iov_base: reply.bytes.as_mut_ptr().cast(), iov_len: reply.bytes.len() }),
         );
-        self.headers.extend(replies.iter().zip(&mut self.iovecs).map(|(reply, iovec)| {
-            header(reply.to.as_ptr().cast_mut().cast(), reply.to.len(), ptr::from_mut(iovec))
-        }));
+        self.headers.extend(
+            replies.iter_mut().zip(&mut self.iovecs).map(|(reply, iovec)| {
+                header(ptr::from_mut(&mut reply.to), reply.to_len, ptr::from_mut(iovec))
+            }),
+        );
     }
 }
 
@@ -207,6 +217,30 @@ fn header(name: *mut sockaddr_storage, name_len: socklen_t, iovec: *mut iovec) -
     header.msg_hdr.msg_iov = iovec;
     header.msg_hdr.msg_iovlen = 1;
     header
+}
+
+/// Writes `addr` as the kernel has it into `name`; its length.
+fn put_socket_addr(addr: SocketAddr, name: &mut sockaddr_storage) -> socklen_t {
+    match addr {
+        SocketAddr::V4(addr) => {
+            // SAFETY: the storage is large enough for this and aligned for it, and any bytes are valid for it.
+            let v4 = unsafe { &mut *ptr::from_mut(name).cast::<sockaddr_in>() };
+            v4.sin_family = libc::AF_INET as sa_family_t;
+            v4.sin_port = addr.port().to_be();
+            v4.sin_addr.s_addr = addr.ip().to_bits().to_be();
+            size_of::<sockaddr_in>() as socklen_t
+        }
+        SocketAddr::V6(addr) => {
+            // SAFETY: as above.
+            let v6 = unsafe { &mut *ptr::from_mut(name).cast::<sockaddr_in6>() };
+            v6.sin6_family = libc::AF_INET6 as sa_family_t;
+            v6.sin6_port = addr.port().to_be();
+            v6.sin6_flowinfo = addr.flowinfo();
+            v6.sin6_addr.s6_addr = addr.ip().octets();
+            v6.sin6_scope_id = addr.scope_id();
+            size_of::<sockaddr_in6>() as socklen_t
+        }
+    }
 }
 
 fn socket_addr(name: &sockaddr_storage) -> Option<SocketAddr> {
@@ -246,7 +280,7 @@ mod tests {
     fn receive(inbox: &mut Inbox, socket: &UdpSocket) -> usize {
         let mut received = 0;
         eventually("datagrams arrive", || {
-            received = inbox.receive(socket.as_raw_fd()).unwrap_or(0);
+            received = inbox.receive(socket.as_raw_fd(), Wait::No).unwrap_or(0);
             received > 0
         });
         received
@@ -267,7 +301,7 @@ mod tests {
             assert_eq!(inbox.datagram(2), Some((from, &b""[..])));
             assert_eq!(inbox.datagram(3), Some((from, &b"12"[..])));
             assert_eq!(inbox.datagram(4), None, "not received");
-            assert_eq!(inbox.receive(receiver.as_raw_fd()), Err(Errno::EAGAIN));
+            assert_eq!(inbox.receive(receiver.as_raw_fd(), Wait::No), Err(Errno::EAGAIN));
             assert_eq!(inbox.datagram(0), None, "the batch before is gone");
         }
     }

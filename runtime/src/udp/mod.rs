@@ -1,7 +1,11 @@
 //! UDP servers: one socket per shard, datagrams in batches.
 //!
-//! glommio's `recv_from` is only the wait for the first datagram; what else there is comes in batches, and the
-//! replies leave in batches. A `recv_from` that waits is never cancelled: a finished one would lose its datagram.
+//! glommio's `recv_from` is only the wait of a shard that has nothing to do; what else there is comes in batches, and
+//! the replies leave in batches. A `recv_from` that waits is never cancelled: a finished one would lose its datagram.
+//!
+//! To go to sleep in glommio and to wake up takes about ten system calls, which is several times what a datagram
+//! takes. So a shard that is there for its socket stays with it while datagrams follow each other closely
+//! ([`UdpConfig::linger`], [`UdpConfig::spin`]), and has glommio look at its other IO from time to time.
 
 mod batch;
 mod socket;
@@ -21,13 +25,13 @@ use glommio::timer::Timer;
 
 pub use self::socket::{UdpSender, UdpSockets};
 use self::{
-    batch::{Inbox, Outbox},
+    batch::{Inbox, Outbox, Wait},
     socket::BoundSocket,
 };
 use crate::{counter::Counter, net::Net, panics::contain, shard::Shard, shards::Shards};
 
 /// Work on one socket before the shard looks at its other IO.
-const WORK_PER_PASS: Duration = Duration::from_micros(250);
+const WORK_PER_PASS: Duration = Duration::from_micros(500);
 
 /// After a failure to receive, so that a lasting one does not occupy the shard.
 const ERROR_WAIT: Duration = Duration::from_millis(20);
@@ -37,12 +41,19 @@ const ERROR_WAIT: Duration = Duration::from_millis(20);
 pub struct UdpConfig {
     /// The longest datagram; longer ones are dropped and counted. Replies may be as long as UDP allows.
     pub datagram_len_max: usize,
+    /// How long a shard polls the socket after a datagram before it sleeps: quicker replies for a busy processor.
+    pub spin: Duration,
+    /// Where datagrams follow each other within this time, the shard waits for the next one in the socket itself
+    /// for so long, rounded up to a tick of the kernel (1 to 10 ms), before it goes to sleep on all its IO: one
+    /// system call where that takes ten. Its jobs, timers and connections wait meanwhile, so it is for shards
+    /// that do little else, and done only if no shard has two of the sockets. `None`: never.
+    pub linger: Option<Duration>,
 }
 
 impl Default for UdpConfig {
-    /// 2 KiB.
+    /// Datagrams of 2 KiB, no spinning, no lingering.
     fn default() -> Self {
-        Self { datagram_len_max: 2_048 }
+        Self { datagram_len_max: 2_048, spin: Duration::ZERO, linger: None }
     }
 }
 
@@ -99,13 +110,15 @@ impl UdpServer {
         config: UdpConfig,
         on_datagram: fn(&mut S, &mut Net<S>, Datagram<'_>, reply: &mut Vec<u8>),
     ) -> Self {
+        let linger = config.linger.filter(|_| sockets.sockets.len() <= shards.len());
+        let config = UdpConfig { linger, ..config };
         let start = |(index, socket): (usize, BoundSocket)| {
             let counters = Arc::new(Counters::default());
             let handle = (socket.sender.clone(), Arc::clone(&counters));
-            let len_max = config.datagram_len_max;
+            let config = config.clone();
             // A stopped shard serves nothing.
             let _ = shards.shard(index % shards.len()).mount(move |shard| {
-                let serving = Serving::new(shard, socket, index, len_max, on_datagram, counters);
+                let serving = Serving::new(shard, socket, index, config, on_datagram, counters);
                 shard.spawn(serving.run());
             });
             handle
@@ -138,7 +151,7 @@ struct Serving<S: 'static> {
     socket: glommio::net::UdpSocket,
     sender: UdpSender,
     index: usize,
-    len_max: usize,
+    config: UdpConfig,
     on_datagram: OnDatagram<S>,
     counters: Arc<Counters>,
     /// One byte longer than a datagram may be, to tell the ones that are too long.
@@ -147,6 +160,10 @@ struct Serving<S: 'static> {
     outbox: Outbox,
     /// When the shard last looked at its other IO.
     passed_at: Instant,
+    /// When datagrams were last served.
+    served_at: Instant,
+    /// Whether the next datagram is expected soon.
+    lingers: bool,
 }
 
 impl<S: 'static> Serving<S> {
@@ -154,29 +171,34 @@ impl<S: 'static> Serving<S> {
         shard: &Rc<Shard<S>>,
         socket: BoundSocket,
         index: usize,
-        len_max: usize,
+        config: UdpConfig,
         on_datagram: OnDatagram<S>,
         counters: Arc<Counters>,
     ) -> Self {
         let BoundSocket { sender, for_glommio } = socket;
+        let linger = config.linger.filter(|linger| sender.set_receive_timeout(*linger).is_ok());
+        let config = UdpConfig { linger, ..config };
         // SAFETY: the descriptor is open and owned by nobody else from here on.
         let socket = unsafe { glommio::net::UdpSocket::from_raw_fd(for_glommio.into_raw_fd()) };
         shard.at_end({
             let sender = sender.clone();
             move || sender.rouse_receiver()
         });
+        let (len_max, now) = (config.datagram_len_max, Instant::now());
         Self {
             shard: Rc::clone(shard),
             socket,
             sender,
             index,
-            len_max,
+            config,
             on_datagram,
             counters,
             first: vec![0; len_max + 1],
             inbox: Inbox::new(len_max),
             outbox: Outbox::new(),
-            passed_at: Instant::now(),
+            passed_at: now,
+            served_at: now,
+            lingers: false,
         }
     }
 
@@ -193,7 +215,7 @@ impl<S: 'static> Serving<S> {
                     Timer::new(ERROR_WAIT).await;
                 }
             }
-            while self.serve_batch() && !self.shard.is_ending() {
+            while !self.shard.is_ending() && self.serve_batch().await {
                 self.pass_if_due().await;
             }
             // Not only in the loop: datagrams that come one by one, each just before the wait would start, would
@@ -212,39 +234,50 @@ impl<S: 'static> Serving<S> {
             polled
         })
         .await;
+        let now = Instant::now();
         if waited {
-            self.passed_at = Instant::now();
+            self.passed_at = now;
         }
+        self.lingers = self.config.linger.is_some_and(|linger| now - self.served_at < linger);
+        self.served_at = now;
         received
     }
 
     /// Lets the shard look at its other IO if this socket has had it work for long enough.
     async fn pass_if_due(&mut self) {
-        if self.passed_at.elapsed() > WORK_PER_PASS {
-            self.shard.reactor_pass.wait().await;
-            self.passed_at = Instant::now();
+        if self.served_at - self.passed_at > WORK_PER_PASS {
+            self.pass().await;
         }
+    }
+
+    async fn pass(&mut self) {
+        self.shard.reactor_pass.wait().await;
+        self.passed_at = Instant::now();
     }
 
     /// Serves the datagram that ended the wait, and replies at once: there may be no other.
     fn serve_first(&mut self, len: usize, from: SocketAddr) {
-        if len > self.len_max {
+        if len > self.config.datagram_len_max {
             self.counters.oversized.add(1);
             return;
         }
         let request = Datagram { from, socket: self.index, bytes: &self.first[..len] };
         self.shard.with(|state, net| {
-            net.set_now(Instant::now());
+            net.set_now(self.served_at);
             answer(state, net, self.on_datagram, request, &mut self.outbox, &self.counters);
         });
         self.flush();
     }
 
-    /// Serves what waits in the socket, up to a batch; whether there was anything.
-    fn serve_batch(&mut self) -> bool {
-        let Ok(received) = self.inbox.receive(self.sender.fd()) else { return false };
+    /// Serves what comes in soon, up to a batch; whether anything did.
+    async fn serve_batch(&mut self) -> bool {
+        let received = self.receive().await;
+        if received == 0 {
+            return false;
+        }
+        self.served_at = Instant::now();
         self.shard.with(|state, net| {
-            net.set_now(Instant::now());
+            net.set_now(self.served_at);
             for index in 0..received {
                 let Some((from, bytes)) = self.inbox.datagram(index) else {
                     self.counters.oversized.add(1);
@@ -255,7 +288,34 @@ impl<S: 'static> Serving<S> {
             }
         });
         self.flush();
-        received > 0
+        true
+    }
+
+    /// Receives a batch: what is there, else what comes while this spins, else what comes while it lingers.
+    async fn receive(&mut self) -> usize {
+        let polls = !self.lingers || !self.config.spin.is_zero();
+        let received = if polls { self.poll().await } else { 0 };
+        if received > 0 || !self.lingers {
+            return received;
+        }
+        self.inbox.receive(self.sender.fd(), Wait::UntilTimeout).unwrap_or(0)
+    }
+
+    /// Receives what is there, or comes before it has spun for long enough.
+    async fn poll(&mut self) -> usize {
+        loop {
+            let received = self.inbox.receive(self.sender.fd(), Wait::No).unwrap_or(0);
+            if received > 0 || self.config.spin.is_zero() {
+                return received;
+            }
+            let now = Instant::now();
+            if now - self.served_at > self.config.spin || self.shard.is_ending() {
+                return 0;
+            }
+            if now - self.passed_at > WORK_PER_PASS {
+                self.pass().await;
+            }
+        }
     }
 
     fn flush(&mut self) {

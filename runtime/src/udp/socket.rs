@@ -8,6 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -98,6 +99,12 @@ impl UdpSender {
             IpAddr::V4(_) | IpAddr::V6(_) => {}
         }
         self.send_to(own, &[]);
+    }
+
+    /// How long a receive that may wait does so, rounded up to a tick of the kernel.
+    pub(super) fn set_receive_timeout(&self, timeout: Duration) -> io::Result<()> {
+        // The kernel takes zero for "for ever".
+        self.0.socket.set_read_timeout(Some(timeout.max(Duration::from_micros(1))))
     }
 
     pub(super) fn unsent(&self) -> u64 {
