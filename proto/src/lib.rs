@@ -6,6 +6,7 @@
 //! * [`ModuleId`], [`HostAddr`]: the two things every part of Lars talks about.
 //! * [`frame`]: the 8-byte header, for TCP streams and for datagrams.
 //! * [`messages`]: the protobuf messages, generated from `lars.proto`.
+//! * [`lookup`]: those of a lookup, by hand and faster.
 //! * [`route`]: route responses of any size, cut to what fits a frame.
 
 #![warn(missing_docs)]
@@ -15,6 +16,7 @@ mod host;
 mod module;
 
 pub mod frame;
+pub mod lookup;
 pub mod messages;
 pub mod route;
 

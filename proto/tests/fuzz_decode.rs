@@ -5,7 +5,7 @@ use std::fmt::Debug;
 
 use bolero::check;
 use lars_proto::{
-    HostAddr, frame,
+    HostAddr, frame, lookup,
     messages::{
         GetHostRequest, GetHostResponse, GetRouteRequest, GetRouteResponse, HostInfo, ReportRequest,
         ReportStatusRequest,
@@ -37,6 +37,15 @@ fuzz_messages! {
     get_host_request: GetHostRequest,
     get_host_response: GetHostResponse,
     report_request: ReportRequest,
+}
+
+#[test]
+fn lookups_as_prost_reads_them() {
+    check!().for_each(|body: &[u8]| {
+        assert_eq!(lookup::decode_get_host_request(body), GetHostRequest::decode(body));
+        assert_eq!(lookup::decode_get_host_response(body), GetHostResponse::decode(body));
+        assert_eq!(lookup::decode_report_request(body), ReportRequest::decode(body));
+    });
 }
 
 #[test]

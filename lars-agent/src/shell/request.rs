@@ -1,8 +1,8 @@
 //! What a datagram of a client asks for, or why it asks for nothing.
 
 use lars_proto::{
-    HostAddr, ModuleId, frame,
-    messages::{GetHostRequest, GetRouteRequest, MessageId, ReportRequest},
+    HostAddr, ModuleId, frame, lookup,
+    messages::{GetRouteRequest, MessageId},
 };
 use prost::Message;
 
@@ -34,18 +34,18 @@ impl Request {
         let frame = frame::decode_datagram(datagram).map_err(|_| Refusal::Frame)?;
         match MessageId::try_from(frame.id).unwrap_or_default() {
             MessageId::GetHostRequest => {
-                let request: GetHostRequest = body(frame.body)?;
+                let request = lookup::decode_get_host_request(frame.body).map_err(|_| Refusal::Body)?;
                 Ok(Self::GetHost { seq: request.seq, module: request.module() })
             }
             MessageId::ReportRequest => {
-                let request: ReportRequest = body(frame.body)?;
+                let request = lookup::decode_report_request(frame.body).map_err(|_| Refusal::Body)?;
                 let host =
                     HostAddr::from_wire(&request.host.unwrap_or_default()).map_err(|_| Refusal::Host)?;
                 let outcome = Outcome::from_retcode(request.retcode);
                 Ok(Self::Report { module: request.module(), host, outcome })
             }
             MessageId::ApiGetRouteRequest => {
-                let request: GetRouteRequest = body(frame.body)?;
+                let request = GetRouteRequest::decode(frame.body).map_err(|_| Refusal::Body)?;
                 Ok(Self::GetRoute { module: request.module() })
             }
             MessageId::Unknown
@@ -64,15 +64,11 @@ impl Request {
     }
 }
 
-fn body<M: Message + Default>(bytes: &[u8]) -> Result<M, Refusal> {
-    M::decode(bytes).map_err(|_| Refusal::Body)
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
 
-    use lars_proto::messages::HostInfo;
+    use lars_proto::messages::{GetHostRequest, HostInfo, ReportRequest};
     use proptest::prelude::*;
 
     use super::*;

@@ -3,8 +3,8 @@
 use std::{net::SocketAddr, time::Instant};
 
 use lars_proto::{
-    HostAddr, ModuleId, frame,
-    messages::{GetHostResponse, MessageId, RetCode},
+    HostAddr, ModuleId, lookup,
+    messages::{GetHostResponse, RetCode},
     route::{self, RouteReply},
 };
 use lars_runtime::{Datagram, Net, UdpSender};
@@ -225,6 +225,5 @@ fn encode_answer(seq: u32, module: ModuleId, answer: Answer, reply: &mut Vec<u8>
     };
     let ModuleId { modid, cmdid } = module;
     let response = GetHostResponse { seq, modid, cmdid, retcode: retcode as i32, host };
-    // Some 50 bytes always fit a frame; no reply is what the client would get for one that did not.
-    let _ = frame::encode(MessageId::GetHostResponse, &response, reply);
+    lookup::encode_get_host_response(&response, reply);
 }

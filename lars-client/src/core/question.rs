@@ -3,6 +3,7 @@
 use lars_proto::{
     HostAddr, ModuleId,
     frame::{self, DATAGRAM_BODY_LEN_MAX, HEADER_LEN},
+    lookup,
     messages::{
         GetHostRequest, GetHostResponse, GetRouteRequest, GetRouteResponse, MessageId, ReportRequest, RetCode,
     },
@@ -43,11 +44,14 @@ impl Question for HostQuestion {
 
     fn to_datagram(&self) -> Vec<u8> {
         let Self { seq, module: ModuleId { modid, cmdid } } = *self;
-        encode(MessageId::GetHostRequest, &GetHostRequest { seq, modid, cmdid })
+        let mut datagram = Vec::new();
+        lookup::encode_get_host_request(&GetHostRequest { seq, modid, cmdid }, &mut datagram);
+        datagram
     }
 
     fn answer_in(&self, datagram: &[u8]) -> Option<Self::Answer> {
-        let response: GetHostResponse = decode(MessageId::GetHostResponse, datagram)?;
+        let body = body(MessageId::GetHostResponse, datagram)?;
+        let response = lookup::decode_get_host_response(body).ok()?;
         (response.seq == self.seq && response.module() == self.module).then(|| picked(&response))
     }
 }
@@ -85,11 +89,15 @@ impl Question for RouteQuestion {
 
     fn to_datagram(&self) -> Vec<u8> {
         let ModuleId { modid, cmdid } = self.module;
-        encode(MessageId::ApiGetRouteRequest, &GetRouteRequest { modid, cmdid })
+        let mut datagram = Vec::new();
+        let encoded =
+            frame::encode(MessageId::ApiGetRouteRequest, &GetRouteRequest { modid, cmdid }, &mut datagram);
+        debug_assert_eq!(encoded, Ok(()), "two numbers fit a frame");
+        datagram
     }
 
     fn answer_in(&self, datagram: &[u8]) -> Option<Self::Answer> {
-        let response: GetRouteResponse = decode(MessageId::ApiGetRouteResponse, datagram)?;
+        let response = GetRouteResponse::decode(body(MessageId::ApiGetRouteResponse, datagram)?).ok()?;
         (response.module() == self.module)
             .then(|| response.host.iter().filter_map(|host| HostAddr::from_wire(host).ok()).collect())
     }
@@ -100,22 +108,15 @@ impl Question for RouteQuestion {
 pub fn report_datagram(host: &Host, outcome: Outcome) -> Vec<u8> {
     let ModuleId { modid, cmdid } = host.module;
     let report = ReportRequest { modid, cmdid, host: Some(host.addr.to_wire()), retcode: outcome.to_wire() };
-    encode(MessageId::ReportRequest, &report)
-}
-
-fn encode(id: MessageId, message: &impl Message) -> Vec<u8> {
     let mut datagram = Vec::new();
-    let encoded = frame::encode(id, message, &mut datagram);
-    debug_assert_eq!(encoded, Ok(()), "a handful of numbers fits a frame");
+    lookup::encode_report_request(&report, &mut datagram);
     datagram
 }
 
-fn decode<M: Message + Default>(id: MessageId, datagram: &[u8]) -> Option<M> {
+/// The message in a datagram, if it is one of kind `id`.
+fn body(id: MessageId, datagram: &[u8]) -> Option<&[u8]> {
     let frame = frame::decode_datagram(datagram).ok()?;
-    if frame.id != id as i32 {
-        return None;
-    }
-    M::decode(frame.body).ok()
+    (frame.id == id as i32).then_some(frame.body)
 }
 
 #[cfg(test)]
@@ -128,6 +129,12 @@ mod tests {
     const MODULE: ModuleId = ModuleId::new(1, 1);
     const HOST: HostInfo = HostInfo { ip: 0x7f00_0001, port: 7777 };
     const QUESTION: HostQuestion = HostQuestion { seq: 7, module: MODULE };
+
+    fn encode(id: MessageId, message: &impl Message) -> Vec<u8> {
+        let mut datagram = Vec::new();
+        frame::encode(id, message, &mut datagram).expect("fits");
+        datagram
+    }
 
     fn response(retcode: i32, host: Option<HostInfo>) -> GetHostResponse {
         GetHostResponse { seq: 7, modid: 1, cmdid: 1, retcode, host }
@@ -157,8 +164,11 @@ mod tests {
     fn reports_name_module_host_and_outcome() {
         let host = Host::new(MODULE, HostAddr::from_wire(&HOST).expect("a host"));
         let datagram = report_datagram(&host, Outcome::Failure(-3));
-        let report: ReportRequest = decode(MessageId::ReportRequest, &datagram).expect("a report");
-        assert_eq!(report, ReportRequest { modid: 1, cmdid: 1, host: Some(HOST), retcode: -3 });
+        let report = body(MessageId::ReportRequest, &datagram).map(ReportRequest::decode).expect("a report");
+        assert_eq!(
+            report.expect("a report"),
+            ReportRequest { modid: 1, cmdid: 1, host: Some(HOST), retcode: -3 }
+        );
     }
 
     #[test]
