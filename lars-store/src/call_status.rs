@@ -1,6 +1,6 @@
 //! [`CallStatusStore`]: how calls went.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::net::Ipv4Addr;
 
 use lars_proto::{HostAddr, ModuleId};
 
@@ -45,18 +45,25 @@ pub struct CallStatus {
 /// The rows that remain when each key is written in turn: one per key, in the order of keys. That order is
 /// the same in every transaction, so two of them hardly ever deadlock.
 pub(crate) fn newest_by_key(rows: &[CallStatus]) -> Vec<CallStatus> {
-    let mut newest: BTreeMap<CallStatusKey, CallStatus> = BTreeMap::new();
-    for row in rows {
-        let kept = newest.entry(row.key).or_insert(*row);
-        if row.ts >= kept.ts {
-            *kept = *row;
+    let mut newest = rows.to_vec();
+    // Stable: rows of one key stay in the order in which they are to be written.
+    newest.sort_by_key(|row| row.key);
+    newest.dedup_by(|later, kept| {
+        let same = later.key == kept.key;
+        if same && later.ts >= kept.ts {
+            *kept = *later;
         }
-    }
-    newest.into_values().collect()
+        same
+    });
+    newest
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
     use super::*;
 
     fn row(caller: u32, ts: u64, succ: u32) -> CallStatus {
@@ -70,5 +77,20 @@ mod tests {
         let rows = [row(2, 5, 1), row(1, 7, 2), row(2, 6, 3), row(1, 6, 4), row(2, 6, 5)];
         assert_eq!(newest_by_key(&rows), [row(1, 7, 2), row(2, 6, 5)]);
         assert_eq!(newest_by_key(&[]), []);
+    }
+
+    proptest! {
+        #[test]
+        fn each_key_is_as_after_writing_row_by_row(writes in prop::collection::vec((0_u32..5, 0_u64..5), 0..50)) {
+            let rows: Vec<_> = writes.iter().zip(0..).map(|(&(caller, ts), succ)| row(caller, ts, succ)).collect();
+            let mut table: BTreeMap<CallStatusKey, CallStatus> = BTreeMap::new();
+            for &row in &rows {
+                let kept = table.entry(row.key).or_insert(row);
+                if row.ts >= kept.ts {
+                    *kept = row;
+                }
+            }
+            prop_assert_eq!(newest_by_key(&rows), table.into_values().collect::<Vec<_>>());
+        }
     }
 }

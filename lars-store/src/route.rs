@@ -1,6 +1,9 @@
 //! [`RouteStore`]: who serves which module.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
 
 use lars_proto::{HostAddr, ModuleId};
 
@@ -28,6 +31,14 @@ pub trait RouteStore {
 
     /// The hosts of one module, sorted and distinct; empty if it is unknown.
     fn hosts(&mut self, module: ModuleId) -> Result<Vec<HostAddr>, StoreError>;
+
+    /// The hosts of each of these modules, in as few round trips as may be.
+    fn hosts_of_each(
+        &mut self,
+        modules: &[ModuleId],
+    ) -> Result<BTreeMap<ModuleId, Vec<HostAddr>>, StoreError> {
+        modules.iter().map(|&module| Ok((module, self.hosts(module)?))).collect()
+    }
 
     /// The changes with an id above `after_id`, ascending by id, at most `limit`.
     fn changes(&mut self, after_id: u64, limit: usize) -> Result<Vec<RouteChange>, StoreError>;

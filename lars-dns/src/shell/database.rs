@@ -1,7 +1,6 @@
 //! Carries out the tracker's steps on a store.
 
 use std::{
-    collections::BTreeMap,
     io,
     sync::{Arc, atomic::Ordering::Relaxed},
     thread,
@@ -114,10 +113,7 @@ fn perform(store: &mut dyn Store, step: &Step) -> Result<Answer, StoreError> {
             let changes = store.changes(*after_id, CHANGES_READ_MAX)?;
             Ok(Answer::Changes(changes.into_iter().map(change).collect()))
         }
-        Step::ReadHosts(modules) => {
-            let hosts = modules.iter().map(|&module| Ok((module, store.hosts(module)?)));
-            Ok(Answer::Hosts(hosts.collect::<Result<BTreeMap<_, _>, StoreError>>()?))
-        }
+        Step::ReadHosts(modules) => Ok(Answer::Hosts(store.hosts_of_each(modules)?)),
         Step::Prune(age) => store.prune_changes(*age, SystemTime::now()).map(|_| Answer::Pruned),
         Step::BeginLoad | Step::Wait(_) => unreachable!("needs no open store"),
     }

@@ -1,7 +1,8 @@
 //! The reporter's sockets and threads: agents' messages come in on the shards, cross a bounded queue, and
-//! leave through writer threads into SQL. What is decided is decided in `core`.
+//! leave through writer threads, each with one beside it that writes, into SQL. What is decided is decided in `core`.
 
 mod intake;
+mod pen;
 mod queue;
 mod reporter;
 mod sink;

@@ -106,6 +106,11 @@ impl RowReceiver {
         self.messages.try_iter().take(self.messages.len()).map(|rows| self.taken(rows))
     }
 
+    /// Whether nothing is there and nothing will come any more.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.messages.is_disconnected() && self.messages.is_empty()
+    }
+
     fn taken(&self, rows: Vec<StatusRow>) -> Vec<StatusRow> {
         self.rows.fetch_sub(rows.len(), Ordering::Relaxed);
         rows
@@ -161,7 +166,9 @@ mod tests {
         let (sender, receiver) = bounded(10);
         sender.offer(rows(2)).expect("room");
         drop(sender);
+        assert!(!receiver.is_closed());
         assert_eq!(receiver.recv_until(None), Received::Rows(rows(2)));
+        assert!(receiver.is_closed());
         assert_eq!(receiver.recv_until(None), Received::Closed);
     }
 

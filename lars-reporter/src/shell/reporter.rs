@@ -175,8 +175,7 @@ fn start_writers(config: &ReporterConfig, queues: Vec<RowReceiver>) -> io::Resul
     let outage = Arc::new(Outage::default());
     let start_one = |(index, queue)| {
         let sink = Sink::new(config.store.clone(), Arc::clone(&outage));
-        let writer = Writer::new(queue, sink, config.limits_of_each_writer(), config.drain_timeout);
-        writer.spawn(format!("lars-writer-{index}"))
+        Writer::spawn(index, queue, sink, config.limits_of_each_writer(), config.drain_timeout)
     };
     queues.into_iter().enumerate().map(start_one).collect()
 }

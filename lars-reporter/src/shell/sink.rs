@@ -7,6 +7,7 @@ use std::sync::{
 
 use lars_store::{CallStatus, CallStatusKey, Store, StoreError, StoreUrl};
 
+use super::pen::Write;
 use crate::core::row::StatusRow;
 
 /// The database as one writer has it.
@@ -29,21 +30,6 @@ impl Sink {
         Self { url, store: None, outage, failing: false }
     }
 
-    /// Opens the database ahead of the first row, so that what is wrong with it is known from the start. If
-    /// this fails, the next write tries again.
-    pub(crate) fn open(&mut self) {
-        let opened = self.opened().map(drop);
-        self.note(&opened);
-    }
-
-    /// Writes all rows, or none.
-    pub(crate) fn write(&mut self, rows: &[StatusRow]) -> Result<(), StoreError> {
-        let rows: Vec<CallStatus> = rows.iter().map(to_call_status).collect();
-        let written = self.opened().and_then(|store| store.upsert(&rows));
-        self.note(&written);
-        written
-    }
-
     fn opened(&mut self) -> Result<&mut dyn Store, StoreError> {
         let store = match self.store.take() {
             Some(store) => store,
@@ -64,6 +50,22 @@ impl Sink {
             (Err(_), true) | (Ok(()), false) => {}
         }
         self.failing = result.is_err();
+    }
+}
+
+impl Write for Sink {
+    /// Opens the database ahead of the first row, so that what is wrong with it is known from the start. If
+    /// this fails, the next write tries again.
+    fn open(&mut self) {
+        let opened = self.opened().map(drop);
+        self.note(&opened);
+    }
+
+    fn write(&mut self, rows: &[StatusRow]) -> Result<(), StoreError> {
+        let rows: Vec<CallStatus> = rows.iter().map(to_call_status).collect();
+        let written = self.opened().and_then(|store| store.upsert(&rows));
+        self.note(&written);
+        written
     }
 }
 

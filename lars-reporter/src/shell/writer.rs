@@ -1,4 +1,4 @@
-//! [`Writer`]: the thread between one queue and the database.
+//! [`Writer`]: the thread between one queue and the [`Pen`] that writes to the database.
 
 use std::{
     io,
@@ -14,19 +14,23 @@ use flume::RecvTimeoutError;
 use lars_store::StoreError;
 
 use super::{
+    pen::{Pen, Write, Written},
     queue::{Received, RowReceiver},
-    sink::Sink,
 };
 use crate::core::{
     coalescer::{Batch, Coalescer, Limits},
     row::{StatusKey, StatusRow},
 };
 
-/// Takes rows from its queue, coalesces them, and writes what is due, until the queue is closed.
+/// While a batch is being written, the queue is looked into so often. A message that finds a full queue keeps its
+/// agent waiting for no longer than this, however long the write takes.
+const QUEUE_CHECK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Takes rows from its queue, coalesces them, and has written what is due, until the queue is closed.
 pub(crate) struct Writer {
     queue: RowReceiver,
     coalescer: Coalescer,
-    sink: Sink,
+    pen: Pen,
     drain_timeout: Duration,
     counters: Arc<WriterCounters>,
     /// The cap drops rows, and that has been said. Once nothing is held any more, it may be said again.
@@ -74,44 +78,56 @@ impl WriterThread {
 }
 
 impl Writer {
-    pub(crate) fn new(queue: RowReceiver, sink: Sink, limits: Limits, drain_timeout: Duration) -> Self {
+    /// Starts the writer number `index`, with a thread of its own and one that writes.
+    pub(crate) fn spawn(
+        index: usize,
+        queue: RowReceiver,
+        write: impl Write,
+        limits: Limits,
+        drain_timeout: Duration,
+    ) -> io::Result<WriterThread> {
+        let pen = Pen::spawn(format!("lars-pen-{index}"), write)?;
         let (coalescer, counters) = (Coalescer::new(limits), Arc::default());
-        Self { queue, coalescer, sink, drain_timeout, counters, dropping: false, refusal_said: false }
-    }
-
-    /// Runs on a thread of its own.
-    pub(crate) fn spawn(self, name: String) -> io::Result<WriterThread> {
-        let counters = Arc::clone(&self.counters);
+        let writer_counters = Arc::clone(&counters);
         let (sender, keys_lost) = flume::bounded(1);
-        thread::Builder::new().name(name).spawn(move || {
+        thread::Builder::new().name(format!("lars-writer-{index}")).spawn(move || {
+            let (counters, dropping, refusal_said) = (writer_counters, false, false);
+            let writer = Self { queue, coalescer, pen, drain_timeout, counters, dropping, refusal_said };
             // Nobody listens any more if it was given up.
-            let _ = sender.send(self.run());
+            let _ = sender.send(writer.run());
         })?;
         Ok(WriterThread { keys_lost, counters })
     }
 
     /// Returns how many keys could not be written.
     fn run(mut self) -> usize {
-        self.sink.open();
         while self.turn() {}
         self.drain();
         self.coalescer.pending_keys()
     }
 
-    /// Whether there may be another one. The queue is emptied before each transaction, so it only has to
-    /// hold what comes during one.
+    /// Whether there may be another one. The queue is emptied all the time, so that agents are not kept
+    /// waiting by the database.
     fn turn(&mut self) -> bool {
-        let open = match self.queue.recv_until(self.coalescer.next_deadline()) {
-            Received::Rows(rows) => {
-                self.add(rows);
-                true
-            }
-            Received::TimedOut => true,
-            Received::Closed => false,
+        let open = if self.pen.is_busy() {
+            self.wait_for_pen(Instant::now() + QUEUE_CHECK_INTERVAL);
+            !self.queue.is_closed()
+        } else {
+            self.wait_for_rows()
         };
         self.add_queued();
-        self.flush_if_due();
+        self.write_if_due();
         open
+    }
+
+    /// Until a batch is due, at most. Whether the queue is open.
+    fn wait_for_rows(&mut self) -> bool {
+        match self.queue.recv_until(self.coalescer.next_deadline()) {
+            Received::Rows(rows) => self.add(rows),
+            Received::TimedOut => {}
+            Received::Closed => return false,
+        }
+        true
     }
 
     fn add(&mut self, rows: Vec<StatusRow>) {
@@ -129,15 +145,21 @@ impl Writer {
         self.publish();
     }
 
-    fn flush_if_due(&mut self) {
+    fn write_if_due(&mut self) {
         if let Some(batch) = self.coalescer.poll(Instant::now()) {
-            self.flush(batch);
+            self.pen.begin(batch);
+        }
+    }
+
+    fn wait_for_pen(&mut self, deadline: Instant) {
+        if let Some(written) = self.pen.wait_until(deadline) {
+            self.take(written);
             self.publish();
         }
     }
 
-    fn flush(&mut self, batch: Batch) {
-        match self.sink.write(batch.rows()) {
+    fn take(&mut self, Written { batch, result }: Written) {
+        match result {
             Ok(()) => {
                 add(&self.counters.flushes, 1);
                 add(&self.counters.rows_written, batch.rows().len());
@@ -161,17 +183,23 @@ impl Writer {
         self.coalescer.refused(batch, Instant::now());
     }
 
-    /// Writes what is held, for as long as the drain may take.
+    /// Writes what is held, for as long as the drain may take. A write that hangs at its end is waited for by
+    /// nobody but this thread: see [`WriterThread::wait_for_end`].
     fn drain(&mut self) {
         let give_up_at = Instant::now() + self.drain_timeout;
         self.coalescer.drain();
-        while let Some(due) = self.coalescer.next_deadline() {
-            let now = Instant::now();
-            if now.max(due) > give_up_at {
-                return;
+        loop {
+            while self.pen.is_busy() {
+                self.wait_for_pen(Instant::now() + QUEUE_CHECK_INTERVAL);
             }
-            thread::sleep(due.saturating_duration_since(now));
-            self.flush_if_due();
+            let now = Instant::now();
+            match self.coalescer.next_deadline() {
+                Some(due) if now.max(due) <= give_up_at => {
+                    thread::sleep(due.saturating_duration_since(now));
+                }
+                Some(_) | None => return,
+            }
+            self.write_if_due();
         }
     }
 
@@ -191,4 +219,98 @@ impl Writer {
 
 fn add(counter: &AtomicU64, count: usize) {
     counter.fetch_add(count as u64, Ordering::Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use lars_proto::{HostAddr, ModuleId};
+    use lars_testkit::eventually;
+
+    use super::*;
+    use crate::{
+        core::row::Status,
+        shell::queue::{self, RowSender},
+    };
+
+    const QUEUE_ROWS: usize = 10;
+    const KEYS: u16 = 5;
+
+    /// A database that answers when it is told to, and says what it was given.
+    struct Slow {
+        may_answer: flume::Receiver<()>,
+        given: flume::Sender<Vec<StatusRow>>,
+    }
+
+    impl Write for Slow {
+        fn open(&mut self) {}
+
+        fn write(&mut self, rows: &[StatusRow]) -> Result<(), StoreError> {
+            self.given.send(rows.to_vec()).expect("the test listens");
+            self.may_answer.recv().expect("the test answers");
+            Ok(())
+        }
+    }
+
+    struct Rig {
+        queue: RowSender,
+        writer: WriterThread,
+        answer: flume::Sender<()>,
+        given: flume::Receiver<Vec<StatusRow>>,
+    }
+
+    fn rig() -> Rig {
+        let (queue, receiver) = queue::bounded(QUEUE_ROWS);
+        let ((answer, may_answer), (give, given)) = (flume::unbounded(), flume::unbounded());
+        let limits = Limits { flush_interval: Duration::ZERO, flush_rows: 100, pending_keys_max: 100 };
+        let slow = Slow { may_answer, given: give };
+        let writer = Writer::spawn(0, receiver, slow, limits, Duration::from_secs(60)).expect("threads");
+        Rig { queue, writer, answer, given }
+    }
+
+    /// A row for each key.
+    fn rows(ts: u64) -> Vec<StatusRow> {
+        let row = |port| StatusRow {
+            key: StatusKey {
+                module: ModuleId::new(1, 1),
+                host: HostAddr::v4(Ipv4Addr::LOCALHOST, port),
+                caller: Ipv4Addr::LOCALHOST,
+            },
+            status: Status { succ: 1, err: 0, ts, overload: false },
+        };
+        (1..=KEYS).map(row).collect()
+    }
+
+    #[test]
+    fn rows_are_taken_and_coalesced_while_a_write_hangs() {
+        let Rig { queue, writer, answer, given } = rig();
+        queue.offer(rows(1)).expect("room");
+        assert_eq!(given.recv(), Ok(rows(1)));
+        // Many times what the queue holds.
+        for ts in 2..=50 {
+            eventually("there is room", || queue.offer(rows(ts)).is_ok());
+        }
+        eventually("all of it is held, each key once", || {
+            queue.queued_rows() == 0 && writer.counters.pending_keys.load(Ordering::Relaxed) == u64::from(KEYS)
+        });
+        answer.send(()).expect("it waits");
+        assert_eq!(given.recv(), Ok(rows(50)), "only the newest");
+        answer.send(()).expect("it waits");
+        drop(queue);
+        assert_eq!(writer.wait_for_end(Instant::now() + Duration::from_secs(60)), 0);
+    }
+
+    #[test]
+    fn what_hangs_when_the_queue_is_closed_is_given_up_by_whoever_waits() {
+        let Rig { queue, writer, answer: _hangs, given } = rig();
+        queue.offer(rows(1)).expect("room");
+        assert_eq!(given.recv(), Ok(rows(1)));
+        queue.offer(rows(2)).expect("room");
+        drop(queue);
+        eventually("what was queued is held", || {
+            writer.counters.pending_keys.load(Ordering::Relaxed) == u64::from(KEYS)
+        });
+        assert_eq!(writer.wait_for_end(Instant::now()), usize::from(KEYS));
+    }
 }

@@ -2,15 +2,19 @@
 
 use mysql::{Conn, Error, Params, Value, prelude::Queryable};
 
-/// The most rows of one statement. With nine columns that is far below the 65,535 parameters a statement
-/// may have, and some 40 KiB, below any server's `max_allowed_packet`.
-pub(super) const ROWS_MAX: usize = 512;
+/// The most rows of one statement: what lars-reporter writes at once by default, so that this is one round trip.
+/// With nine columns that is far below the 65,535 parameters a statement may have, and some 40 KiB, below any
+/// server's `max_allowed_packet`.
+pub(super) const ROWS_MAX: usize = 500;
 
-/// Cuts rows into batches whose sizes are powers of two. Each size is a statement of its own that has to be
-/// prepared; so there are only ten of them, prepared once per connection.
+/// Cuts rows into batches, the larger ones first, whose sizes are [`ROWS_MAX`] halved so and so often. Each size
+/// is a statement of its own that has to be prepared; so there are only nine of them, prepared once per
+/// connection.
 pub(super) fn batches<T>(mut rows: &[T]) -> impl Iterator<Item = &[T]> {
     std::iter::from_fn(move || {
-        let size = 1 << rows.len().min(ROWS_MAX).checked_ilog2()?;
+        let mut sizes =
+            std::iter::successors(Some(ROWS_MAX), |size| Some(size / 2)).take_while(|&size| size > 0);
+        let size = sizes.find(|&size| size <= rows.len())?;
         let (batch, rest) = rows.split_at(size);
         rows = rest;
         Some(batch)
@@ -56,9 +60,11 @@ mod tests {
         let sizes = |rows: usize| batches(&vec![(); rows]).map(<[()]>::len).collect::<Vec<_>>();
         assert_eq!(sizes(0), [0usize; 0]);
         assert_eq!(sizes(1), [1]);
-        assert_eq!(sizes(7), [4, 2, 1]);
-        assert_eq!(sizes(500), [256, 128, 64, 32, 16, 4]);
-        assert_eq!(sizes(1_030), [512, 512, 4, 2]);
+        assert_eq!(sizes(7), [7]);
+        assert_eq!(sizes(14), [7, 7]);
+        assert_eq!(sizes(499), [250, 125, 62, 62]);
+        assert_eq!(sizes(500), [500]);
+        assert_eq!(sizes(1_030), [500, 500, 15, 15]);
     }
 
     proptest! {

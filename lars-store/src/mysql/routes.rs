@@ -1,7 +1,7 @@
 //! [`RouteStore`] on MySQL.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, SystemTime},
 };
 
@@ -50,10 +50,18 @@ impl RouteStore for MysqlStore {
     }
 
     fn hosts(&mut self, module: ModuleId) -> Result<Vec<HostAddr>, StoreError> {
+        Ok(self.hosts_of_each(&[module])?.remove(&module).unwrap_or_default())
+    }
+
+    fn hosts_of_each(
+        &mut self,
+        modules: &[ModuleId],
+    ) -> Result<BTreeMap<ModuleId, Vec<HostAddr>>, StoreError> {
         self.with_conn(|conn| {
             let mut routes = Routes::new();
-            select_routes(conn, &[module], "", &mut routes)?;
-            Ok(routes.remove(&module).unwrap_or_default().into_iter().collect())
+            select_routes(conn, modules, "", &mut routes)?;
+            let mut hosts = |module| routes.remove(module).unwrap_or_default().into_iter().collect();
+            Ok(modules.iter().map(|module| (*module, hosts(module))).collect())
         })
     }
 

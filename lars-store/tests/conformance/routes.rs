@@ -124,6 +124,9 @@ pub(crate) fn one_edit_of_many_rows(database: &Database) {
     let outcome = store.edit(&added).expect("an edit");
     assert_eq!((outcome.added, outcome.modules_changed), (4_500, 1_500));
     assert_eq!(load(&mut *store).1.rows, 4_500);
+    let asked: Vec<_> = modules(-5).collect();
+    let expected = modules(-5).map(|module| (module, if module.cmdid < 0 { vec![] } else { hosts(0..3) }));
+    assert_eq!(store.hosts_of_each(&asked), Ok(expected.collect()));
 
     let removed: Vec<_> =
         modules(0).take(700).map(RemoveModule).chain(modules(700).map(|m| Remove(m, host(1)))).collect();
