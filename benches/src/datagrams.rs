@@ -14,35 +14,43 @@ use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrLike, recv, recvmmsg, sen
 /// Datagrams per system call, at most.
 pub const BATCH: usize = 64;
 
-/// Longer datagrams are cut off. The longest that are measured with, routes aside, have some 50 bytes.
+/// Longer datagrams are cut off if nothing else is said. The longest, routes aside, have some 50 bytes.
 pub const DATAGRAM_LEN_MAX: usize = 2_048;
 
 /// Received datagrams. `A` is their senders' address, `()` on a connected socket.
 pub struct Inbox<A> {
     headers: MultiHeaders<A>,
     bytes: Vec<u8>,
+    /// Room for each datagram, in bytes.
+    len_max: usize,
     /// Length and sender of each datagram received last.
     received: Vec<(usize, Option<A>)>,
 }
 
 impl<A: SockaddrLike + Copy> Default for Inbox<A> {
     fn default() -> Self {
-        Self {
-            headers: MultiHeaders::preallocate(BATCH, None),
-            bytes: vec![0; BATCH * DATAGRAM_LEN_MAX],
-            received: Vec::with_capacity(BATCH),
-        }
+        Self::for_datagrams_of(DATAGRAM_LEN_MAX)
     }
 }
 
 impl<A: SockaddrLike + Copy> Inbox<A> {
+    /// Cuts off what is longer than `len_max` bytes, which are at least 1.
+    pub fn for_datagrams_of(len_max: usize) -> Self {
+        Self {
+            headers: MultiHeaders::preallocate(BATCH, None),
+            bytes: vec![0; BATCH * len_max],
+            len_max,
+            received: Vec::with_capacity(BATCH),
+        }
+    }
+
     /// Receives up to `max` datagrams (and [`BATCH`]) in place of those received before; how many those are.
     ///
     /// # Errors
     /// Of `recvmmsg`.
     pub fn receive(&mut self, socket: &UdpSocket, max: usize, flags: MsgFlags) -> nix::Result<usize> {
         self.received.clear();
-        let mut buffers = self.bytes.chunks_exact_mut(DATAGRAM_LEN_MAX).take(max);
+        let mut buffers = self.bytes.chunks_exact_mut(self.len_max).take(max);
         let mut slices: [_; BATCH] =
             array::from_fn(|_| [IoSliceMut::new(buffers.next().unwrap_or_default())]);
         let slices = slices.iter_mut().take(max);
@@ -66,13 +74,13 @@ impl<A: SockaddrLike + Copy> Inbox<A> {
     /// # Panics
     /// If there are not so many.
     pub fn datagram(&self, index: usize) -> &[u8] {
-        let start = index * DATAGRAM_LEN_MAX;
+        let start = index * self.len_max;
         &self.bytes[start..start + self.received[index].0]
     }
 
     /// The datagrams received last, with their senders.
     pub fn datagrams(&self) -> impl Iterator<Item = (&[u8], Option<A>)> {
-        let buffers = self.bytes.chunks_exact(DATAGRAM_LEN_MAX);
+        let buffers = self.bytes.chunks_exact(self.len_max);
         self.received.iter().zip(buffers).map(|((len, from), buffer)| (&buffer[..*len], *from))
     }
 }
@@ -87,7 +95,7 @@ impl Inbox<()> {
             return self.receive(socket, max, MsgFlags::MSG_DONTWAIT);
         }
         self.received.clear();
-        let len = recv(socket.as_raw_fd(), &mut self.bytes[..DATAGRAM_LEN_MAX], MsgFlags::MSG_DONTWAIT)?;
+        let len = recv(socket.as_raw_fd(), &mut self.bytes[..self.len_max], MsgFlags::MSG_DONTWAIT)?;
         self.received.push((len, None));
         Ok(1)
     }

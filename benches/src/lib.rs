@@ -20,4 +20,5 @@ pub mod progress;
 pub mod ring;
 pub mod scale;
 pub mod serve;
+pub mod spread;
 pub mod summary;

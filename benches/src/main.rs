@@ -13,10 +13,14 @@ use std::{
 
 use clap::Parser;
 use lars_benches::{
-    cli::{Cli, Command, LoadCommand, RunArgs, ServeCommand, SummaryArgs},
+    cli::{
+        BenchArgs, Cli, Command, DnsSubscribeArgs, LoadCommand, ReporterIngestArgs, RunArgs, ServeCommand,
+        SqlUpsertsArgs, SummaryArgs,
+    },
     load::{self, LoadError, Measurement, Plan},
-    progress, scale,
-    serve::{tcp, udp},
+    progress::{self, Extent},
+    scale,
+    serve::{mariadb, tcp, udp},
     summary::Summary,
 };
 
@@ -40,26 +44,60 @@ fn main() -> ExitCode {
 
 fn run_load(command: &LoadCommand) -> Result<(), Box<dyn Error>> {
     match command {
-        LoadCommand::UdpGetHost(args) => measure(&args.run, |plan, done| args.load().run(plan, done)),
-        LoadCommand::TcpEcho(args) => measure(&args.run, |plan, done| args.load().run(plan, done)),
-        LoadCommand::DnsQuery(args) => measure(&args.run, |plan, done| args.load().run(plan, done)),
+        LoadCommand::UdpGetHost(args) => timed(&args.run, |plan, done| args.load().run(plan, done)),
+        LoadCommand::UdpGetRoute(args) => timed(&args.run, |plan, done| args.load().run(plan, done)),
+        LoadCommand::TcpEcho(args) => timed(&args.run, |plan, done| args.load().run(plan, done)),
+        LoadCommand::DnsQuery(args) => timed(&args.run, |plan, done| args.load().run(plan, done)),
+        LoadCommand::DnsSubscribe(args) => subscribe(args),
+        LoadCommand::ReporterIngest(args) => ingest(args),
+        LoadCommand::SqlUpserts(SqlUpsertsArgs { store, run }) => {
+            timed(run, |plan, done| load::sql_upserts::run(&mut *lars_store::open(store)?, plan, done))
+        }
     }
+}
+
+fn subscribe(args: &DnsSubscribeArgs) -> Result<(), Box<dyn Error>> {
+    let load = args.load();
+    measure(&args.bench, Extent::Operations(load.operations()), |done| {
+        load.run(&mut *lars_store::open(&args.store)?, done)
+    })
+}
+
+fn ingest(args: &ReporterIngestArgs) -> Result<(), Box<dyn Error>> {
+    let load = args.load();
+    let Some(store) = &args.store else {
+        return timed(&args.run, |plan, done| load.run(plan, done));
+    };
+    let plan = args.run.plan();
+    measure(&args.run.bench, Extent::Operations(load.rows()), |done| {
+        load.run_until_stored(&mut *lars_store::open(store)?, &plan, done)
+    })
+}
+
+/// A load that ends by its plan.
+fn timed(
+    args: &RunArgs,
+    load: impl FnOnce(&Plan, &AtomicU64) -> Result<Measurement, LoadError> + Send,
+) -> Result<(), Box<dyn Error>> {
+    let plan = args.plan();
+    measure(&args.bench, Extent::Time(plan.warmup + plan.measured), |done| load(&plan, done))
 }
 
 /// The load has a thread for itself, the only one that is pinned; this one shows how it goes.
 fn measure(
-    args: &RunArgs,
-    load: impl FnOnce(&Plan, &AtomicU64) -> Result<Measurement, LoadError> + Send,
+    args: &BenchArgs,
+    extent: Extent,
+    load: impl FnOnce(&AtomicU64) -> Result<Measurement, LoadError> + Send,
 ) -> Result<(), Box<dyn Error>> {
-    let (plan, done) = (args.plan(), AtomicU64::new(0));
+    let done = AtomicU64::new(0);
     let (running, ended) = mpsc::channel();
     let measurement = thread::scope(|scope| {
         let load = scope.spawn(|| {
             let _running = running;
             args.pin.map_or(Ok(()), load::pin)?;
-            load(&plan, &done)
+            load(&done)
         });
-        progress::show(plan.warmup + plan.measured, &done, &ended);
+        progress::show(extent, &done, &ended);
         load.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })?;
     print(Measurement { label: args.label.clone(), ..measurement }, args.json)
@@ -90,6 +128,7 @@ fn serve(command: &ServeCommand) -> Result<(), Box<dyn Error>> {
             pin.map_or(Ok(()), load::pin)?;
             tcp::echo(kind, listen)
         }
+        ServeCommand::Mariadb => mariadb::serve(),
     }
 }
 

@@ -3,9 +3,12 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use crate::load::Measurement;
+use crate::{
+    load::{Measurement, Pushes},
+    spread::Spread,
+};
 
-/// The lines of a table, in the order in which the labels first appear.
+/// A table with a line for each label, in the order in which they first appear.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Summary {
     lines: Vec<Line>,
@@ -21,34 +24,26 @@ struct Line {
     /// Microseconds.
     p50_us: f64,
     p99_us: f64,
-    load_cpu_share: f64,
-    /// Processor time of the server per operation, in microseconds.
-    server_us: Option<Spread>,
-    /// For each base, the ratio of the rates within a round.
-    ratios: Vec<Option<Spread>>,
+    /// Processor time per operation, in microseconds.
+    server_us: Option<f64>,
+    load_us: f64,
+    /// Of the load generator's processor.
+    load_share: f64,
+    /// Milliseconds, the medians and spreads of the rounds' medians: to the first push, and from there to the last.
+    pushes_ms: Option<(Spread, Spread)>,
+    /// Rows in SQL per second.
+    stored: Option<Spread>,
+    versus: Vec<Versus>,
     warnings: usize,
 }
 
-/// Figures of several rounds.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Spread {
-    /// The lowest.
-    pub min: f64,
-    /// The one in the middle, or the mean of the two there.
-    pub median: f64,
-    /// The highest.
-    pub max: f64,
-}
-
-impl Spread {
-    /// `None` of nothing.
-    pub fn of(figures: impl IntoIterator<Item = f64>) -> Option<Self> {
-        let mut sorted: Vec<f64> = figures.into_iter().collect();
-        sorted.sort_by(f64::total_cmp);
-        let (min, max) = (*sorted.first()?, *sorted.last()?);
-        let middle = &sorted[(sorted.len() - 1) / 2..=sorted.len() / 2];
-        Some(Self { min, median: middle.iter().sum::<f64>() / middle.len() as f64, max })
-    }
+/// A comparison with a base, round by round: what disturbs a round disturbs both.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Versus {
+    /// The own rate divided by the base's; of what is stored, where that is known.
+    rate: Option<Spread>,
+    /// The base's processor time per operation divided by the own.
+    cpu: Option<Spread>,
 }
 
 impl Summary {
@@ -69,84 +64,110 @@ impl Summary {
         }
         let lines = labels.iter().filter_map(|label| {
             let own = &rounds[label];
-            let ratios = bases.iter().map(|base| ratio(own, rounds.get(base.as_str())?)).collect();
-            Line::of(label, own, ratios)
+            let versus = |base: &String| rounds.get(base.as_str()).map(|base| Versus::of(own, base));
+            Line::of(label, own, bases.iter().map(|base| versus(base).unwrap_or_default()).collect())
         });
         Self { lines: lines.collect(), bases: bases.to_vec() }
+    }
+
+    fn header(&self) -> Vec<String> {
+        let mut cells: Vec<String> =
+            ["server", "rounds", "k/s median (min–max)", "p50 µs", "p99 µs"].map(str::to_owned).into();
+        if self.any(|line| line.pushes_ms.is_some()) {
+            cells.extend(["ms to the first push", "ms from first to last"].map(str::to_owned));
+        }
+        if self.any(|line| line.stored.is_some()) {
+            cells.push("k/s in SQL".into());
+        }
+        cells.extend(["server's CPU µs", "load's CPU µs"].map(str::to_owned));
+        cells.extend(self.bases.iter().flat_map(|base| [format!("÷ {base}"), "in CPU".into()]));
+        cells
+    }
+
+    fn any(&self, is: impl Fn(&Line) -> bool) -> bool {
+        self.lines.iter().any(is)
+    }
+
+    fn cells(&self, line: &Line) -> Vec<String> {
+        let kilo =
+            |Spread { min, median, max }| Spread { min: min / 1e3, median: median / 1e3, max: max / 1e3 };
+        let or_empty =
+            |spread: Option<Spread>| spread.map(|spread| format!("{spread:.2}")).unwrap_or_default();
+        let mut cells = vec![line.label.clone(), line.rounds.to_string(), format!("{:.1}", kilo(line.rate))];
+        cells.extend([line.p50_us, line.p99_us].map(|us| format!("{us:.1}")));
+        if self.any(|line| line.pushes_ms.is_some()) {
+            let (first, last) = line.pushes_ms.unzip();
+            cells.extend([first, last].map(|ms| ms.map(|ms| format!("{ms:.1}")).unwrap_or_default()));
+        }
+        if self.any(|line| line.stored.is_some()) {
+            cells.push(line.stored.map(|rate| format!("{:.1}", kilo(rate))).unwrap_or_default());
+        }
+        cells.push(line.server_us.map(|us| format!("{us:.2}")).unwrap_or_default());
+        let mark = if line.warnings > 0 { " !" } else { "" };
+        cells.push(format!("{:.2} ({:.0} %{mark})", line.load_us, line.load_share * 100.0));
+        cells.extend(line.versus.iter().flat_map(|versus| [or_empty(versus.rate), or_empty(versus.cpu)]));
+        cells
     }
 }
 
 impl Line {
-    fn of(label: &str, rounds: &[&Measurement], ratios: Vec<Option<Spread>>) -> Option<Self> {
-        let median = |figure: fn(&Measurement) -> f64| Spread::of(rounds.iter().map(|m| figure(m)));
+    fn of(label: &str, rounds: &[&Measurement], versus: Vec<Versus>) -> Option<Self> {
+        let spread =
+            |figure: fn(&Measurement) -> Option<f64>| Spread::of(rounds.iter().filter_map(|m| figure(m)));
+        let median = |figure: fn(&Measurement) -> Option<f64>| spread(figure).map(|spread| spread.median);
+        let pushes = |figure: fn(&Pushes) -> Spread| {
+            Spread::of(rounds.iter().filter_map(|m| m.pushes.as_ref()).map(|pushes| figure(pushes).median))
+        };
         Some(Self {
             label: label.to_owned(),
             rounds: rounds.len(),
-            rate: median(|m| m.per_second)?,
-            p50_us: median(|m| m.latency.p50_us)?.median,
-            p99_us: median(|m| m.latency.p99_us)?.median,
-            load_cpu_share: median(|m| m.cpu_share)?.median,
-            server_us: Spread::of(rounds.iter().filter_map(|m| m.server_us)),
-            ratios,
+            rate: spread(|m| Some(m.per_second))?,
+            p50_us: median(|m| Some(m.latency.p50_us))?,
+            p99_us: median(|m| Some(m.latency.p99_us))?,
+            server_us: median(|m| m.server_us),
+            load_us: median(|m| Some(m.load_us()))?,
+            load_share: median(|m| Some(m.cpu_share))?,
+            pushes_ms: pushes(|pushes| pushes.to_first_ms).zip(pushes(|pushes| pushes.first_to_last_ms)),
+            stored: spread(|m| m.stored.as_ref().map(|stored| stored.per_second)),
+            versus,
             warnings: rounds.iter().filter(|m| !m.warnings().is_empty()).count(),
         })
     }
 }
 
-/// Of the rates, round by round: what disturbs a round disturbs both.
-fn ratio(own: &[&Measurement], base: &[&Measurement]) -> Option<Spread> {
-    Spread::of(own.iter().zip(base).map(|(own, base)| own.per_second / base.per_second))
+impl Versus {
+    fn of(own: &[&Measurement], base: &[&Measurement]) -> Self {
+        let rounds = || own.iter().zip(base);
+        let cpu = rounds().filter_map(|(own, base)| Some(base.server_us? / own.server_us?));
+        Self {
+            rate: Spread::of(rounds().map(|(own, base)| effective(own) / effective(base))),
+            cpu: Spread::of(cpu.filter(|ratio| ratio.is_finite())),
+        }
+    }
+}
+
+/// Operations per second that had their effect.
+fn effective(measurement: &Measurement) -> f64 {
+    measurement.stored.as_ref().map_or(measurement.per_second, |stored| stored.per_second)
 }
 
 impl fmt::Display for Summary {
     /// As a table in Markdown.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "| server | rounds | k/s median (min–max) | p50 µs | p99 µs | server's CPU µs | load's CPU |"
-        )?;
-        self.bases.iter().try_for_each(|base| write!(f, " ÷ {base} |"))?;
-        writeln!(f)?;
-        write!(f, "|---|---|---|---|---|---|---|")?;
-        self.bases.iter().try_for_each(|_| write!(f, "---|"))?;
-        self.lines.iter().try_for_each(|line| write!(f, "\n{line}"))
-    }
-}
-
-impl fmt::Display for Line {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Spread { min, median, max } = self.rate;
-        let mark = if self.warnings > 0 { " !" } else { "" };
-        write!(f, "| {} | {} | ", self.label, self.rounds)?;
-        write!(f, "{:.1} ({:.1}–{:.1}) | ", median / 1e3, min / 1e3, max / 1e3)?;
-        let server_us = self.server_us.map_or(String::new(), |us| format!("{:.2}", us.median));
-        write!(f, "{:.1} | {:.1} | {server_us} | ", self.p50_us, self.p99_us)?;
-        write!(f, "{:.0} %{mark} |", self.load_cpu_share * 100.0)?;
-        for ratio in &self.ratios {
-            match ratio {
-                Some(Spread { min, median, max }) => write!(f, " {median:.2} ({min:.2}–{max:.2}) |")?,
-                None => write!(f, " |")?,
-            }
-        }
-        Ok(())
+        let header = self.header();
+        writeln!(f, "| {} |", header.join(" | "))?;
+        write!(f, "|{}", "---|".repeat(header.len()))?;
+        self.lines.iter().try_for_each(|line| write!(f, "\n| {} |", self.cells(line).join(" | ")))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::load::Stored;
 
     fn measured(label: &str, per_second: f64) -> Measurement {
         Measurement { label: label.into(), per_second, ..Measurement::default() }
-    }
-
-    #[test]
-    fn the_median_is_in_the_middle() {
-        let check = |figures: &[f64], expect| assert_eq!(Spread::of(figures.iter().copied()), expect);
-        check(&[], None);
-        check(&[3.0], Some(Spread { min: 3.0, median: 3.0, max: 3.0 }));
-        check(&[9.0, 1.0, 5.0], Some(Spread { min: 1.0, median: 5.0, max: 9.0 }));
-        check(&[4.0, 1.0, 2.0, 9.0], Some(Spread { min: 1.0, median: 3.0, max: 9.0 }));
     }
 
     #[test]
@@ -159,9 +180,10 @@ mod tests {
             measured("lars", 60.0),
         ];
         let summary = Summary::of(&series, &["bare".into(), "absent".into()]);
-        let ratios: Vec<_> = summary.lines.iter().map(|line| line.ratios.clone()).collect();
+        let rate = |line: usize, base: usize| summary.lines[line].versus[base].rate;
         let always = |ratio| Some(Spread { min: ratio, median: ratio, max: ratio });
-        assert_eq!(ratios, [[always(1.2), None], [always(1.0), None]]);
+        assert_eq!([rate(0, 0), rate(0, 1)], [always(1.2), None]);
+        assert_eq!([rate(1, 0), rate(1, 1)], [always(1.0), None]);
         assert_eq!(summary.lines[0].rate, Spread { min: 60.0, median: 90.0, max: 120.0 });
     }
 
@@ -170,7 +192,29 @@ mod tests {
         let table = Summary::of(&[measured("b", 2_000.0), measured("a", 1_000.0)], &["b".into()]).to_string();
         let lines: Vec<&str> = table.lines().collect();
         assert_eq!(lines.len(), 4);
-        assert_eq!(lines[2], "| b | 1 | 2.0 (2.0–2.0) | 0.0 | 0.0 |  | 0 % | 1.00 (1.00–1.00) |");
-        assert_eq!(lines[3], "| a | 1 | 1.0 (1.0–1.0) | 0.0 | 0.0 |  | 0 % | 0.50 (0.50–0.50) |");
+        assert_eq!(lines[2], "| b | 1 | 2.0 (2.0–2.0) | 0.0 | 0.0 |  | 0.00 (0 %) | 1.00 (1.00–1.00) |  |");
+        assert_eq!(lines[3], "| a | 1 | 1.0 (1.0–1.0) | 0.0 | 0.0 |  | 0.00 (0 %) | 0.50 (0.50–0.50) |  |");
+        let columns = |line: &str| line.matches('|').count();
+        assert!(lines.iter().all(|line| columns(line) == columns(lines[0])), "{table}");
+    }
+
+    #[test]
+    fn less_processor_time_is_a_higher_ratio() {
+        let took = |label, us| Measurement { server_us: Some(us), ..measured(label, 1.0) };
+        let summary = Summary::of(&[took("lars", 2.0), took("bare", 3.0)], &["bare".into()]);
+        assert_eq!(summary.lines[0].versus[0].cpu.map(|cpu| cpu.median), Some(1.5));
+    }
+
+    #[test]
+    fn pushes_and_stored_rows_have_columns_of_their_own() {
+        let ms = |median| Spread { min: median, median, max: median };
+        let pushes = Pushes { to_first_ms: ms(500.0), first_to_last_ms: ms(40.0), ..Pushes::default() };
+        let pushed = Measurement { pushes: Some(pushes), ..measured("dns", 1.0) };
+        let stored = Stored { rows: 1, per_second: 5_000.0 };
+        let stored = Measurement { stored: Some(stored), ..measured("reporter", 1.0) };
+        let table = Summary::of(&[pushed, stored], &[]).to_string();
+        let lines: Vec<&str> = table.lines().collect();
+        assert!(lines[2].contains("| 500.0 (500.0–500.0) | 40.0 (40.0–40.0) |  |"), "{table}");
+        assert!(lines[3].contains("|  |  | 5.0 (5.0–5.0) |"), "{table}");
     }
 }

@@ -5,6 +5,8 @@ use std::fmt;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
+use crate::spread::Spread;
+
 /// A load generator that takes more of its processor than this may be what limits the figures.
 const CPU_SHARE_MAX: f64 = 0.9;
 
@@ -29,6 +31,34 @@ pub struct Measurement {
     pub cpu_share: f64,
     /// Processor time that the server took per operation, in microseconds, if its process was named.
     pub server_us: Option<f64>,
+    /// Of pushes, if those were measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pushes: Option<Pushes>,
+    /// Of rows that SQL has, if they were waited for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stored: Option<Stored>,
+}
+
+/// When the subscribers of a module heard of edits, in milliseconds since an edit was committed; over all edits.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Pushes {
+    /// How many connections waited.
+    pub subscribers: usize,
+    /// Until the first had it: what lars-dns needed to notice, mostly.
+    pub to_first_ms: Spread,
+    /// Until the last had it.
+    pub to_last_ms: Spread,
+    /// From the first to the last.
+    pub first_to_last_ms: Spread,
+}
+
+/// What SQL got of what was reported.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Stored {
+    /// Rows that are there.
+    pub rows: u64,
+    /// The same per second, from the first that was sent to the last that was seen.
+    pub per_second: f64,
 }
 
 /// What became of requests.
@@ -75,6 +105,11 @@ impl Latency {
 }
 
 impl Measurement {
+    /// Processor time that the load generator took per operation, in microseconds.
+    pub fn load_us(&self) -> f64 {
+        self.cpu_share * self.seconds * 1e6 / self.completed.max(1) as f64
+    }
+
     /// What makes the figures say less than they seem to.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
@@ -111,8 +146,18 @@ impl fmt::Display for Measurement {
             "latency µs: mean {mean_us:.1}, 50 % {p50_us:.1}, 90 % {p90_us:.1}, 99 % {p99_us:.1}, \
              99.9 % {p999_us:.1}, max {max_us:.1}"
         )?;
-        write!(f, "load generator: {:.0} % of its processor", self.cpu_share * 100.0)?;
-        self.server_us.map_or(Ok(()), |us| write!(f, "\nserver: {us:.2} µs of processor time per operation"))
+        let share = self.cpu_share * 100.0;
+        write!(f, "load generator: {share:.0} % of its processor, {:.2} µs per operation", self.load_us())?;
+        if let Some(us) = self.server_us {
+            write!(f, "\nserver: {us:.2} µs of processor time per operation")?;
+        }
+        if let Some(Pushes { subscribers, to_first_ms, to_last_ms, first_to_last_ms }) = &self.pushes {
+            write!(f, "\nms from an edit to the first of {subscribers} pushes: {to_first_ms:.1}")?;
+            write!(f, "\nms to the last: {to_last_ms:.1}, from first to last: {first_to_last_ms:.1}")?;
+        }
+        self.stored.as_ref().map_or(Ok(()), |Stored { rows, per_second }| {
+            write!(f, "\nin SQL: {rows} rows, {per_second:.0}/s from the first sent to the last seen there")
+        })
     }
 }
 

@@ -42,6 +42,11 @@ impl Schedule {
         begins.then_some(due)
     }
 
+    /// The next `count` operations begin with the one before them.
+    pub fn skip(&mut self, count: u64) {
+        self.begun += count;
+    }
+
     /// When the next operation is due; `None` in a closed loop.
     pub fn next_due(&self) -> Option<u64> {
         self.interval_ns.map(|interval| (self.begun as f64 * interval) as u64)

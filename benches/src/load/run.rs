@@ -112,6 +112,13 @@ impl<'a> Run<'a> {
         if now >= self.window.end { None } else { self.schedule.begin(now) }
     }
 
+    /// The same for `count` operations, which begin together when the first is due.
+    pub(super) fn begin_many(&mut self, now: u64, count: u64) -> Option<u64> {
+        let since = self.begin(now)?;
+        self.schedule.skip(count - 1);
+        Some(since)
+    }
+
     /// `count` operations whose latency counts from `since` have ended at `now`.
     pub(super) fn finish(&mut self, since: u64, now: u64, count: u64) {
         self.counts.replies += count;
@@ -158,6 +165,12 @@ impl<'a> Run<'a> {
         Patience { replies: replies as usize, gather: self.gather.min(max), max }
     }
 
+    /// Nothing more will happen: the window ends now, unless it has ended already.
+    pub(super) fn end_now(&mut self) {
+        self.window.end = self.window.end.min(nanos(self.started.elapsed()));
+        self.now();
+    }
+
     /// Ends the measurement; `in_flight` operations are not waited for any longer.
     pub(super) fn end(mut self, in_flight: u64) -> Measurement {
         self.counts.lost += in_flight;
@@ -165,7 +178,6 @@ impl<'a> Run<'a> {
         let (start, end) = (self.cpu_at_start.unwrap_or_default(), self.cpu_at_end.unwrap_or_default());
         let server_time = end.server.zip(start.server).map(|(end, start)| end.saturating_sub(start));
         Measurement {
-            label: String::new(),
             seconds,
             completed: self.completed,
             per_second: self.completed as f64 / seconds,
@@ -174,6 +186,7 @@ impl<'a> Run<'a> {
             overdue: self.overdue,
             cpu_share: end.load.saturating_sub(start.load).as_secs_f64() / seconds,
             server_us: server_time.map(|time| time.as_secs_f64() * 1e6 / self.completed.max(1) as f64),
+            ..Measurement::default()
         }
     }
 }

@@ -15,6 +15,7 @@ use super::{
     run::{Plan, Run},
     transport::{Caller, Datagrams, EpollDatagrams, IoKind, RingDatagrams, Sockets},
 };
+use crate::datagrams::DATAGRAM_LEN_MAX;
 
 /// What one socket asks, and what it has asked.
 pub(super) trait Exchange {
@@ -23,6 +24,11 @@ pub(super) trait Exchange {
 
     /// The length of every datagram it sends, if that is always the same.
     fn datagram_len(&self) -> Option<usize>;
+
+    /// The longest answer, in bytes.
+    fn reply_len_max(&self) -> usize {
+        DATAGRAM_LEN_MAX
+    }
 
     /// Requests that are not answered.
     fn in_flight(&self) -> usize;
@@ -76,7 +82,8 @@ struct Driver<'a, E, D> {
 impl<'a, E: Exchange, D: Datagrams + Sockets<Caller>> Driver<'a, E, D> {
     fn over(exchanges: Vec<E>, plan: &Plan, progress: &'a AtomicU64) -> Result<Self, LoadError> {
         let callers = exchanges.iter().map(|exchange| {
-            Ok(Caller { socket: connect(exchange.server())?, datagram_len: exchange.datagram_len() })
+            let (datagram_len, reply_len_max) = (exchange.datagram_len(), exchange.reply_len_max());
+            Ok(Caller { socket: connect(exchange.server())?, datagram_len, reply_len_max })
         });
         let sockets = D::over(callers.collect::<io::Result<_>>()?)?;
         Ok(Self {

@@ -1,5 +1,6 @@
-//! What Lars is compared with: the plainest servers that answer the same load on the same machine.
+//! What Lars is compared with: the plainest servers that answer the same load on the same machine. And a database.
 
+pub mod mariadb;
 pub mod tcp;
 pub mod udp;
 

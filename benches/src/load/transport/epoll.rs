@@ -11,7 +11,7 @@ use nix::{
     sys::{epoll::EpollFlags, socket::MsgFlags},
 };
 
-use super::{Caller, Datagrams, Input, Patience, Sockets, Stream, Streams, poller::Poller};
+use super::{Caller, Datagrams, Input, Patience, Sockets, Stream, Streams, poller::Poller, reply_len_max};
 use crate::datagrams::{BATCH, Inbox, Outbox};
 
 /// Bytes taken from a connection at once.
@@ -37,14 +37,8 @@ impl Sockets<Caller> for EpollDatagrams {
             // Edges cost less than levels, and no reply stays unread that somebody waits for.
             poller.add(&caller.socket, token, EpollFlags::EPOLLIN | EpollFlags::EPOLLET)?;
         }
-        Ok(Self {
-            poller,
-            callers,
-            inbox: Inbox::default(),
-            outbox: Outbox::default(),
-            ready: VecDeque::new(),
-            current: None,
-        })
+        let inbox = Inbox::for_datagrams_of(reply_len_max(&callers));
+        Ok(Self { poller, callers, inbox, outbox: Outbox::default(), ready: VecDeque::new(), current: None })
     }
 }
 

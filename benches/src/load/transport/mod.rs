@@ -16,6 +16,7 @@ use nix::errno::Errno;
 
 pub(super) use self::{
     epoll::{EpollDatagrams, EpollStreams},
+    poller::Poller,
     ring::{RingDatagrams, RingStreams},
 };
 use crate::ring::Ring;
@@ -117,6 +118,13 @@ pub(super) struct Caller {
     pub(super) socket: UdpSocket,
     /// The length of all its datagrams, if they have the same: the kernel can then cut a batch by itself.
     pub(super) datagram_len: Option<usize>,
+    /// The longest datagram that it will receive, in bytes.
+    pub(super) reply_len_max: usize,
+}
+
+/// The longest datagram that any of them will receive.
+fn reply_len_max(callers: &[Caller]) -> usize {
+    callers.iter().map(|caller| caller.reply_len_max).max().unwrap_or(1)
 }
 
 /// A connection that does not block.

@@ -15,25 +15,25 @@ const EVENTS_MAX: usize = 1_024;
 const COARSE_MIN: Duration = Duration::from_millis(20);
 
 /// An epoll instance.
-pub(super) struct Poller {
+pub(in crate::load) struct Poller {
     epoll: Epoll,
     events: Vec<EpollEvent>,
     ready: usize,
 }
 
 impl Poller {
-    pub(super) fn new() -> io::Result<Self> {
+    pub(in crate::load) fn new() -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         Ok(Self { epoll, events: vec![EpollEvent::empty(); EVENTS_MAX], ready: 0 })
     }
 
     /// Reports `socket` as `token` while `flags` hold.
-    pub(super) fn add(&self, socket: impl AsFd, token: usize, flags: EpollFlags) -> io::Result<()> {
+    pub(in crate::load) fn add(&self, socket: impl AsFd, token: usize, flags: EpollFlags) -> io::Result<()> {
         Ok(self.epoll.add(socket, EpollEvent::new(flags, token as u64))?)
     }
 
     /// Waits until a socket is ready, `wait_max` at most; how many are.
-    pub(super) fn wait(&mut self, wait_max: Duration) -> io::Result<usize> {
+    pub(in crate::load) fn wait(&mut self, wait_max: Duration) -> io::Result<usize> {
         let timeout = if wait_max.is_zero() {
             EpollTimeout::ZERO
         } else if wait_max < COARSE_MIN {
@@ -48,7 +48,7 @@ impl Poller {
     }
 
     /// The token of a socket that is ready.
-    pub(super) fn token(&self, index: usize) -> usize {
+    pub(in crate::load) fn token(&self, index: usize) -> usize {
         self.events[..self.ready][index].data() as usize
     }
 }

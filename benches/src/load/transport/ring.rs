@@ -7,14 +7,15 @@ use nix::{
     sys::socket::{setsockopt, sockopt::UdpGsoSegment},
 };
 
-use super::{Caller, Datagrams, Input, Patience, Sockets, Stream, Streams};
+use super::{Caller, Datagrams, Input, Patience, Sockets, Stream, Streams, reply_len_max};
 use crate::{
-    datagrams::{BATCH, DATAGRAM_LEN_MAX},
+    datagrams::BATCH,
     ring::{Event, Ring, RingConfig, SocketKey, SocketKind, Wait},
 };
 
-/// What the kernel may deliver in one turn without a pause, of [`DATAGRAM_LEN_MAX`] or [`PIECE_LEN`] bytes each.
-const BUFFERS: u16 = 4_096;
+/// What the kernel may deliver in one turn without a pause: so many bytes, and so many pieces at most.
+const BUFFERS_LEN: usize = 64 << 20;
+const BUFFERS_MAX: usize = 4_096;
 
 /// Bytes of a stream that come in one piece, at most.
 const PIECE_LEN: usize = 16 << 10;
@@ -27,7 +28,9 @@ impl Patience {
 
 fn ring_of(sockets: usize, buffer_len: usize) -> io::Result<Ring> {
     let sockets = u32::try_from(sockets).map_err(io::Error::other)?;
-    Ring::new(RingConfig { sockets, buffers: BUFFERS, buffer_len })
+    let buffers = (BUFFERS_LEN / buffer_len).clamp(1, BUFFERS_MAX);
+    let buffers = 1 << buffers.ilog2();
+    Ring::new(RingConfig { sockets, buffers, buffer_len })
 }
 
 /// Memory for what is sent, used again and again.
@@ -57,7 +60,7 @@ pub(in crate::load) struct RingDatagrams {
 
 impl Sockets<Caller> for RingDatagrams {
     fn over(callers: Vec<Caller>) -> io::Result<Self> {
-        let mut ring = ring_of(callers.len(), DATAGRAM_LEN_MAX)?;
+        let mut ring = ring_of(callers.len(), reply_len_max(&callers))?;
         let mut cuts = Vec::new();
         for (number, caller) in callers.into_iter().enumerate() {
             let cuts_at = |len: &usize| {

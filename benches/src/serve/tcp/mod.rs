@@ -4,7 +4,9 @@
 mod epoll;
 mod lars;
 mod on_glommio;
+mod on_monoio;
 mod on_tokio;
+mod on_uring;
 
 use std::{
     error::Error,
@@ -29,6 +31,10 @@ pub enum TcpKind {
     Tokio,
     /// A task per connection on glommio, with its `TcpStream`
     Glommio,
+    /// A task per connection on monoio, over its io_uring
+    Monoio,
+    /// A private io_uring: multishot accept and receive, provided buffers
+    Uring,
     /// lars-runtime, as the servers of Lars
     Lars,
 }
@@ -42,6 +48,8 @@ pub fn echo(kind: TcpKind, listen: SocketAddr) -> Result<(), Box<dyn Error>> {
         TcpKind::Epoll => epoll::echo(bind(listen)?)?,
         TcpKind::Tokio => on_tokio::echo(bind(listen)?)?,
         TcpKind::Glommio => on_glommio::echo(listen)?,
+        TcpKind::Monoio => on_monoio::echo(TcpListener::bind(listen)?)?,
+        TcpKind::Uring => on_uring::echo(bind(listen)?)?,
         TcpKind::Lars => lars::echo(listen)?,
     }
     Ok(())

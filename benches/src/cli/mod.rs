@@ -1,0 +1,161 @@
+//! The command line of `lars-bench`.
+
+mod load;
+mod values;
+
+use std::{
+    net::{SocketAddr, SocketAddrV4},
+    path::PathBuf,
+};
+
+use clap::{Args, Parser, Subcommand};
+
+pub use self::load::{
+    AgentArgs, BenchArgs, DnsQueryArgs, DnsSubscribeArgs, GetHostArgs, GetRouteArgs, ModuleArgs,
+    ReporterIngestArgs, RunArgs, SqlUpsertsArgs, TcpEchoArgs,
+};
+use crate::{
+    scale::args::ScaleCommand,
+    serve::{tcp::TcpKind, udp::UdpKind},
+};
+
+/// Measures Lars, and what it is compared with.
+#[derive(Debug, Parser)]
+#[command(name = "lars-bench", version, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What there is to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Ask a server as fast as it answers, or at a rate, and measure
+    #[command(subcommand)]
+    Load(LoadCommand),
+    /// Be a server to compare with, until ended
+    #[command(subcommand)]
+    Serve(ServeCommand),
+    /// How cost and memory grow with modules, hosts and subscribers
+    #[command(subcommand)]
+    Scale(ScaleCommand),
+    /// Make a table of measurements: medians, spread, ratios
+    Summary(SummaryArgs),
+}
+
+/// What is asked.
+#[derive(Debug, Subcommand)]
+pub enum LoadCommand {
+    /// An agent, or a UDP echo: which host shall I call?
+    UdpGetHost(GetHostArgs),
+    /// An agent, or a UDP echo: which hosts has a module?
+    UdpGetRoute(GetRouteArgs),
+    /// A server that sends frames back
+    TcpEcho(TcpEchoArgs),
+    /// lars-dns: which hosts has a module?
+    DnsQuery(DnsQueryArgs),
+    /// lars-dns: how long until all subscribers have a change?
+    DnsSubscribe(DnsSubscribeArgs),
+    /// lars-reporter: how many rows does it take?
+    ReporterIngest(ReporterIngestArgs),
+    /// A database: how many rows of statistics, one by one?
+    SqlUpserts(SqlUpsertsArgs),
+}
+
+/// What answers.
+#[derive(Debug, Subcommand)]
+pub enum ServeCommand {
+    /// Send datagrams back
+    UdpEcho {
+        #[arg(long, value_enum)]
+        kind: UdpKind,
+        /// Where to listen; port 0 for any
+        #[arg(long, default_value = "127.0.0.1:0")]
+        listen: SocketAddrV4,
+        /// Stay on this processor
+        #[arg(long, value_name = "CPU")]
+        pin: Option<usize>,
+    },
+    /// Send frames back
+    TcpEcho {
+        #[arg(long, value_enum)]
+        kind: TcpKind,
+        /// Where to listen; port 0 for any
+        #[arg(long, default_value = "127.0.0.1:0")]
+        listen: SocketAddr,
+        /// Stay on this processor
+        #[arg(long, value_name = "CPU")]
+        pin: Option<usize>,
+    },
+    /// A MariaDB in a temporary folder, if mariadb-server is installed; its URL is printed
+    Mariadb,
+}
+
+/// What the table is of.
+#[derive(Debug, Args)]
+pub struct SummaryArgs {
+    /// What `load --json` wrote, a line each
+    pub file: PathBuf,
+    /// Label that the others are compared with, may be given more than once
+    #[arg(long = "base", value_name = "LABEL")]
+    pub bases: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use clap::CommandFactory;
+    use lars_proto::ModuleId;
+
+    use super::*;
+    use crate::load::pace::Pace;
+
+    fn parse(line: &str) -> Result<Command, clap::Error> {
+        Cli::try_parse_from(line.split(' ')).map(|cli| cli.command)
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_load_is_what_its_flags_say() {
+        let line = "lars-bench load udp-get-host --agent 127.0.0.1:9000 --shards 1 --module 1/2 --module -3..-2/4 \
+                    --sockets 4 --in-flight 32 --seconds 0.5 --report --rate 1000";
+        let Ok(Command::Load(LoadCommand::UdpGetHost(args))) = parse(line) else { panic!("not a load") };
+        let load = args.load();
+        assert_eq!(load.modules, [(1, 2), (-3, 4), (-2, 4)].map(|(m, c)| ModuleId::new(m, c)));
+        assert_eq!((load.agent.base_port, load.agent.shards), (9000, 1));
+        assert_eq!((load.sockets, load.in_flight), (4, 32));
+        assert!(load.report);
+        let plan = args.run.plan();
+        assert_eq!((plan.measured, plan.pace), (Duration::from_millis(500), Pace::Open { rate: 1_000.0 }));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        for flags in [
+            "udp-get-host --module 1",
+            "udp-get-host --module 2..1/1",
+            "udp-get-host --sockets 0",
+            "udp-get-host --in-flight 65537",
+            "udp-get-host --rate 0",
+            "udp-get-host --rate NaN",
+            "udp-get-host --seconds -1",
+            "udp-get-host --seconds 0",
+            "udp-get-host --shards 0",
+            "tcp-echo",
+            "dns-subscribe",
+            "dns-subscribe --store sqlite:x --connections 0",
+            "reporter-ingest --hosts 1001",
+            "reporter-ingest --store x",
+            "tcp-echo --connect 127.0.0.1:1 --body 3",
+            "tcp-echo --connect 127.0.0.1:1 --body 65528",
+        ] {
+            assert!(parse(&format!("lars-bench load {flags}")).is_err(), "{flags}");
+        }
+    }
+}

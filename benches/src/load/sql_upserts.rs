@@ -1,0 +1,57 @@
+//! Call statistics written to SQL one by one, a transaction for each row: what lars-reporter is compared with.
+
+use std::{
+    net::Ipv4Addr,
+    sync::atomic::AtomicU64,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use lars_proto::{HostAddr, ModuleId};
+use lars_store::{CallStatus, CallStatusKey, CallStatusStore};
+
+use super::{
+    LoadError,
+    measurement::{Measurement, Stored},
+    run::{Plan, Run},
+};
+
+/// Rows that are written again and again.
+const KEYS: u32 = 10_000;
+
+/// Callers that nothing else uses.
+const FIRST_CALLER: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 0);
+
+/// Measures. `progress` is kept at the number of rows.
+///
+/// # Errors
+/// If the store refuses a row.
+pub fn run(
+    store: &mut dyn CallStatusStore,
+    plan: &Plan,
+    progress: &AtomicU64,
+) -> Result<Measurement, LoadError> {
+    let mut run = Run::start(plan, progress);
+    let mut now = run.now();
+    while !run.is_over(now, || 0) {
+        let Some(since) = run.begin(now) else {
+            std::thread::sleep(run.patience(now, 1).max);
+            now = run.now();
+            continue;
+        };
+        run.counts.requests += 1;
+        store.upsert(&[row(run.counts.requests)])?;
+        now = run.now();
+        run.finish(since, now, 1);
+    }
+    let measurement = run.end(0);
+    let stored = Stored { rows: measurement.completed, per_second: measurement.per_second };
+    Ok(Measurement { stored: Some(stored), ..measurement })
+}
+
+fn row(number: u64) -> CallStatus {
+    let ts = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let caller = Ipv4Addr::from_bits(FIRST_CALLER.to_bits() + number as u32 % KEYS);
+    let host = HostAddr::v4(Ipv4Addr::LOCALHOST, 80);
+    let key = CallStatusKey { module: ModuleId::new(1, 2), host, caller };
+    CallStatus { key, succ: number as u32, err: 0, ts, overload: false }
+}

@@ -1,0 +1,141 @@
+//! On a private io_uring: multishot accept and receive into provided buffers, and one system call a turn.
+
+use std::{io, mem, net::TcpListener, time::Duration};
+
+use nix::sys::{
+    resource::{Resource, getrlimit},
+    socket::{setsockopt, sockopt::TcpNoDelay},
+};
+
+use crate::{
+    frames::Frames,
+    ring::{Event, Ring, RingConfig, SocketKey, SocketKind, Wait},
+};
+
+/// Connections at the same time, at most, if the limit on open files allows as many.
+const SOCKETS_MAX: u32 = 1 << 15;
+
+const BUFFERS: u16 = 2_048;
+const BUFFER_LEN: usize = 8 << 10;
+
+/// A connection with more output than this is not read from until it has gone.
+const OUTPUT_MAX: usize = 256 << 10;
+
+const WAIT: Wait = Wait { events: 1, gather: Duration::ZERO, max: Duration::from_secs(1) };
+
+pub(super) fn echo(listener: TcpListener) -> io::Result<()> {
+    // What is accepted inherits it.
+    setsockopt(&listener, TcpNoDelay, &true)?;
+    let (files, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let sockets = SOCKETS_MAX.min(u32::try_from(files).unwrap_or(SOCKETS_MAX));
+    let mut ring = Ring::new(RingConfig { sockets, buffers: BUFFERS, buffer_len: BUFFER_LEN })?;
+    ring.add(listener.into(), SocketKind::Listener)?;
+    let mut server = Server { ring, connections: Vec::new(), served: Vec::new(), spare: Vec::new() };
+    loop {
+        server.turn()?;
+    }
+}
+
+struct Server {
+    ring: Ring,
+    /// By the number of their socket.
+    connections: Vec<Option<Connection>>,
+    /// Connections that got something in this turn.
+    served: Vec<SocketKey>,
+    /// Memory for output.
+    spare: Vec<Vec<u8>>,
+}
+
+#[derive(Default)]
+struct Connection {
+    input: Frames,
+    output: Vec<u8>,
+    sending: bool,
+    paused: bool,
+    hung_up: bool,
+}
+
+impl Server {
+    /// Takes everything that has happened, then sends the replies: one send for all of a connection.
+    fn turn(&mut self) -> io::Result<()> {
+        self.ring.turn(WAIT)?;
+        while let Some(event) = self.ring.next() {
+            match event {
+                Event::Accepted { stream } => self.accept(stream.into())?,
+                Event::Received { socket } => self.receive(socket)?,
+                Event::HungUp { socket } => {
+                    if let Some(connection) = self.connections[socket].as_mut() {
+                        connection.hung_up = true;
+                        self.served.push(socket);
+                    }
+                }
+                Event::Sent { socket, bytes } => self.sent(socket, bytes)?,
+                Event::Failed { socket, .. } => self.close(socket),
+            }
+        }
+        for socket in mem::take(&mut self.served) {
+            self.flush(socket)?;
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self, stream: std::net::TcpStream) -> io::Result<()> {
+        // One too many is closed at once.
+        let Ok(socket) = self.ring.add(stream.into(), SocketKind::Stream) else { return Ok(()) };
+        if self.connections.len() <= socket {
+            self.connections.resize_with(socket + 1, || None);
+        }
+        self.connections[socket] = Some(Connection::default());
+        Ok(())
+    }
+
+    fn receive(&mut self, socket: SocketKey) -> io::Result<()> {
+        let Some(connection) = self.connections[socket].as_mut() else { return Ok(()) };
+        let Connection { input, output, paused, .. } = connection;
+        if input.take(self.ring.received(), |frame| output.extend_from_slice(frame)).is_err() {
+            self.close(socket);
+            return Ok(());
+        }
+        self.served.push(socket);
+        if output.len() > OUTPUT_MAX && !*paused {
+            *paused = true;
+            self.ring.pause(socket)?;
+        }
+        Ok(())
+    }
+
+    fn sent(&mut self, socket: SocketKey, mut bytes: Vec<u8>) -> io::Result<()> {
+        bytes.clear();
+        self.spare.push(bytes);
+        let Some(connection) = self.connections[socket].as_mut() else { return Ok(()) };
+        connection.sending = false;
+        self.served.push(socket);
+        if connection.paused && connection.output.len() <= OUTPUT_MAX {
+            connection.paused = false;
+            self.ring.resume(socket)?;
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self, socket: SocketKey) -> io::Result<()> {
+        let Some(connection) = self.connections[socket].as_mut() else { return Ok(()) };
+        if connection.sending {
+            return Ok(());
+        }
+        if !connection.output.is_empty() {
+            connection.sending = true;
+            let bytes = mem::replace(&mut connection.output, self.spare.pop().unwrap_or_default());
+            return self.ring.send(socket, bytes);
+        }
+        if connection.hung_up {
+            self.close(socket);
+        }
+        Ok(())
+    }
+
+    fn close(&mut self, socket: SocketKey) {
+        if self.connections[socket].take().is_some() {
+            self.ring.close(socket);
+        }
+    }
+}
