@@ -4,13 +4,19 @@
 //! is full after 3,852 of those, and after some 5,400 of the lower ones. Then the hosts that fit are sent
 //! and the true count goes into extension field 16, which deployed peers skip.
 
-use prost::{Message, encoding};
+use prost::{
+    Message,
+    encoding::{self, WireType},
+};
 
 use crate::{
     HostAddr, ModuleId,
     frame::{self, BODY_LEN_MAX, DATAGRAM_BODY_LEN_MAX},
-    messages::{GetRouteResponse, MessageId},
+    messages::{GetRouteResponse, HostInfo, MessageId},
 };
+
+/// Bytes of the longest host in a response: tag and length, an address that is a negative number, a port.
+pub const HOST_LEN_MAX: usize = 2 + (1 + 10) + (1 + 3);
 
 /// Bytes kept free for field 16: a two-byte tag and a `u32` varint.
 const HOSTS_TOTAL_LEN_MAX: usize = 2 + 5;
@@ -58,7 +64,7 @@ where
     let mut sent = 0;
     for host in hosts {
         let before = out.len();
-        encoding::message::encode(3, &host.to_wire(), out);
+        put_host(host, out);
         if out.len() > limit {
             out.truncate(before);
             break;
@@ -73,6 +79,42 @@ where
     sent
 }
 
+/// Appends what prost would for an element of field 3, for half the instructions: room is made once, and the
+/// length is known when the fields are written instead of being worked out before.
+fn put_host(host: HostAddr, out: &mut Vec<u8>) {
+    let HostInfo { ip, port } = host.to_wire();
+    let start = out.len();
+    out.extend_from_slice(&[0; HOST_LEN_MAX]);
+    let Some(bytes) = out.last_chunk_mut() else { return };
+    let end = put_int32(1, ip, 2, bytes);
+    let end = put_int32(2, port, end, bytes);
+    bytes[0] = tag(3, WireType::LengthDelimited);
+    bytes[1] = (end - 2) as u8;
+    out.truncate(start + end);
+}
+
+/// Writes a field at `at`, unless it is 0, and returns where the next one begins.
+fn put_int32(field: u8, value: i32, mut at: usize, bytes: &mut [u8; HOST_LEN_MAX]) -> usize {
+    if value == 0 {
+        return at;
+    }
+    bytes[at] = tag(field, WireType::Varint);
+    at += 1;
+    // Negative numbers are extended to 64 bits first, as protobuf has it.
+    let mut rest = i64::from(value).cast_unsigned();
+    while rest >= 0x80 {
+        bytes[at] = rest as u8 | 0x80;
+        rest >>= 7;
+        at += 1;
+    }
+    bytes[at] = rest as u8;
+    at + 1
+}
+
+const fn tag(field: u8, wire_type: WireType) -> u8 {
+    field << 3 | wire_type as u8
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
@@ -84,6 +126,11 @@ mod tests {
     fn hosts(count: u32) -> Vec<HostAddr> {
         // Addresses above 128.0.0.0: the longest form there is.
         (0..count).map(|n| HostAddr::v4(Ipv4Addr::from_bits(0xc0a8_0000 + n), 65_000)).collect()
+    }
+
+    /// Numbers of every length in bits, 0 included.
+    fn any_number_length() -> impl Strategy<Value = u32> {
+        (any::<u32>(), 0u32..=32).prop_map(|(number, bits)| number.checked_shr(bits).unwrap_or(0))
     }
 
     fn decode(reply: RouteReply, bytes: &[u8]) -> GetRouteResponse {
@@ -107,8 +154,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn equals_what_prost_writes(modid: i32, cmdid: i32, count in 0u32..50) {
-            let hosts = hosts(count);
+        fn equals_what_prost_writes(
+            modid: i32,
+            cmdid: i32,
+            hosts in prop::collection::vec((any_number_length(), any_number_length()), 0..50),
+        ) {
+            let host = |(ip, port): (u32, u32)| HostAddr::v4(Ipv4Addr::from_bits(ip), port as u16);
+            let hosts: Vec<_> = hosts.into_iter().map(host).collect();
             let mut ours = Vec::new();
             encode(RouteReply::Dns, ModuleId::new(modid, cmdid), hosts.iter().copied(), &mut ours);
             let message = GetRouteResponse {

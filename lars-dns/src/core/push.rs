@@ -5,13 +5,10 @@ use std::sync::Arc;
 use lars_proto::{
     HostAddr, ModuleId,
     frame::BODY_LEN_MAX,
-    route::{self, RouteReply},
+    route::{self, HOST_LEN_MAX, RouteReply},
 };
 
 use super::snapshot::Snapshot;
-
-/// Bytes of the longest host in a response: tags and length, an address that is a negative number, a port.
-const HOST_LEN_MAX: usize = 2 + (1 + 10) + (1 + 3);
 
 /// So many hosts fit a frame, whatever their addresses; 64 bytes are for everything else in it.
 const HOSTS_ALWAYS_FIT: usize = (BODY_LEN_MAX - 64) / HOST_LEN_MAX;
