@@ -126,7 +126,7 @@ pub(super) fn tables(c: &mut Criterion) {
     group.throughput(Throughput::Elements(1));
     for modules in [1, 10_000, 1_000_000] {
         let (mut shard, mut turn) = (None, 0);
-        group.bench_function(format!("{modules} modules"), |b| {
+        group.bench_function(format!("{modules} module(s)"), |b| {
             let shard = shard.get_or_insert_with(|| Shard::new(modules));
             b.iter(|| {
                 turn += 1;

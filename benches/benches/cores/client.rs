@@ -8,8 +8,8 @@ use lars_client::{
     core::{HostQuestion, Question, RouteQuestion, report_datagram},
 };
 use lars_proto::{
-    frame,
-    messages::{GetHostResponse, MessageId, RetCode},
+    lookup,
+    messages::{GetHostResponse, RetCode},
     route::{self, RouteReply},
 };
 
@@ -39,7 +39,7 @@ pub(super) fn answers(c: &mut Criterion) {
         host: Some(host(7).to_wire()),
     };
     let mut datagram = Vec::new();
-    frame::encode(MessageId::GetHostResponse, &response, &mut datagram).expect("fits a frame");
+    lookup::encode_get_host_response(&response, &mut datagram);
     assert!(question.answer_in(&datagram).is_some(), "an answer to the question is measured");
     group.bench_function("get_host", |b| b.iter(|| question.answer_in(black_box(&datagram))));
 

@@ -6,13 +6,14 @@ use criterion::{BenchmarkId, Criterion, Throughput};
 use fastrand::Rng;
 use lars_proto::{
     frame::{self, BODY_LEN_MAX, HEADER_LEN},
+    lookup,
     messages::{
         GetHostRequest, GetHostResponse, GetRouteRequest, GetRouteResponse, HostCallResult, HostInfo,
         MessageId, ReportRequest, ReportStatusRequest, RetCode,
     },
     route::{self, RouteReply},
 };
-use prost::Message;
+use prost::{DecodeError, Message};
 
 use super::{hosts, module};
 
@@ -105,7 +106,7 @@ pub(super) fn frames(c: &mut Criterion) {
     group.finish();
 }
 
-/// One kind of message, into bytes and back.
+/// One kind of message, into bytes and back, as prost does it.
 fn message<M: Message + Default>(c: &mut Criterion, name: &str, any: impl Fn(&mut Rng) -> M) {
     let mut rng = Rng::with_seed(2);
     let messages: Vec<M> = (0..VARIANTS).map(|_| any(&mut rng)).collect();
@@ -133,6 +134,41 @@ pub(super) fn messages(c: &mut Criterion) {
     message(c, "GetRouteResponse, 1000 hosts", |rng| get_route_response(rng, 1_000));
     message(c, "ReportStatusRequest, 10 hosts", |rng| report_status_request(rng, 10));
     message(c, "ReportStatusRequest, 1000 hosts", |rng| report_status_request(rng, 1_000));
+}
+
+/// A message of a lookup, out of its body and into a frame, as agent and client do it.
+fn by_hand<M: Message>(
+    c: &mut Criterion,
+    name: &str,
+    any: impl Fn(&mut Rng) -> M,
+    decode: fn(&[u8]) -> Result<M, DecodeError>,
+    encode: fn(&M, &mut Vec<u8>),
+) {
+    let mut rng = Rng::with_seed(2);
+    let messages: Vec<M> = (0..VARIANTS).map(|_| any(&mut rng)).collect();
+    let bodies: Vec<Vec<u8>> = messages.iter().map(Message::encode_to_vec).collect();
+    let mut group = c.benchmark_group(format!("lookup/{name}"));
+    group.throughput(Throughput::Bytes((bodies.concat().len() / VARIANTS) as u64));
+    let (mut next, mut out) = (messages.iter().cycle(), with_room());
+    group.bench_function("encode with framing", |b| {
+        b.iter(|| {
+            out.clear();
+            encode(black_box(next.next().expect("endless")), &mut out);
+        });
+    });
+    let mut next = bodies.iter().cycle();
+    group.bench_function("decode", |b| b.iter(|| decode(black_box(next.next().expect("endless")))));
+    group.finish();
+}
+
+pub(super) fn lookups(c: &mut Criterion) {
+    use lookup::{
+        decode_get_host_request, decode_get_host_response, decode_report_request, encode_get_host_request,
+        encode_get_host_response, encode_report_request,
+    };
+    by_hand(c, "GetHostRequest", get_host_request, decode_get_host_request, encode_get_host_request);
+    by_hand(c, "GetHostResponse", get_host_response, decode_get_host_response, encode_get_host_response);
+    by_hand(c, "ReportRequest", report_request, decode_report_request, encode_report_request);
 }
 
 /// A route written straight into a frame, as lars-dns and the agent do it.

@@ -40,7 +40,7 @@ fn settings() -> Criterion {
 criterion_group!(
     name = cores;
     config = settings();
-    targets = codec::frames, codec::messages, codec::routes, balancer::picks, balancer::calls, balancer::tables,
+    targets = codec::frames, codec::messages, codec::lookups, codec::routes, balancer::picks, balancer::calls, balancer::tables,
         routes::build, routes::compare, routes::change, routes::encode, subscriptions::publish, pool::take,
         pool::append, reporter::rows, reporter::coalesce, client::questions, client::answers
 );

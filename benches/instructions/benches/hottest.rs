@@ -18,6 +18,7 @@ use lars_agent::core::{
 use lars_proto::{
     HostAddr, ModuleId,
     frame::{self, BODY_LEN_MAX, HEADER_LEN},
+    lookup,
     messages::{GetHostRequest, GetHostResponse, MessageId, ReportRequest},
     route::{self, RouteReply},
 };
@@ -86,7 +87,7 @@ fn hosts(count: u32) -> Vec<HostAddr> {
 fn decode_get_host_request(datagrams: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
     for datagram in &datagrams {
         let frame = frame::decode_datagram(black_box(datagram)).expect("one frame");
-        let _ = black_box(GetHostRequest::decode(frame.body));
+        let _ = black_box(lookup::decode_get_host_request(frame.body));
     }
     datagrams
 }
@@ -98,7 +99,7 @@ fn encode_get_host_response(
 ) -> (Vec<GetHostResponse>, Vec<u8>) {
     for response in &responses {
         out.clear();
-        let _ = frame::encode(MessageId::GetHostResponse, black_box(response), &mut out);
+        lookup::encode_get_host_response(black_box(response), &mut out);
         black_box(&out);
     }
     (responses, out)
@@ -109,7 +110,7 @@ fn encode_get_host_response(
 fn decode_report_request(datagrams: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
     for datagram in &datagrams {
         let frame = frame::decode_datagram(black_box(datagram)).expect("one frame");
-        let _ = black_box(ReportRequest::decode(frame.body));
+        let _ = black_box(lookup::decode_report_request(frame.body));
     }
     datagrams
 }
