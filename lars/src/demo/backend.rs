@@ -20,7 +20,7 @@ pub(crate) const REPLY: &str = "pong\n";
 const FAILURE: &str = "broken\n";
 
 /// A caller that connects and then keeps silent must not stop the others.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A server on 127.0.0.1 that answers one request per connection. It ends when it is dropped.
 pub(crate) struct Backend {

@@ -57,9 +57,9 @@ const RULES: Rules = Rules {
     caller_ip: Ipv4Addr::LOCALHOST,
 };
 /// Callers of a demo had better wait than fail on a machine that has more to do.
-const LOOKUP_TIMEOUT: Duration = Duration::from_secs(1);
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the agent may take to learn of the module.
-const REGISTER_TIME_MAX: Duration = Duration::from_secs(5);
+const REGISTER_TIME_MAX: Duration = Duration::from_secs(30);
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(20);
 
 pub(crate) fn run(args: &DemoArgs, out: &mut Out<'_>) -> Result<(), Failure> {

@@ -9,7 +9,7 @@ use super::{
 };
 
 /// An act in which nothing happens for so long has failed, and with it the rest.
-pub(crate) const ACT_TIME_MAX: Duration = Duration::from_secs(8);
+pub(crate) const ACT_TIME_MAX: Duration = Duration::from_secs(30);
 /// Fewer calls say nothing about shares.
 pub(crate) const WATCHED_CALLS_MIN: usize = 300;
 /// Calls by which the new host is known to have arrived.
