@@ -7,9 +7,9 @@ use lars_proto::{
     ModuleId,
     messages::{GetHostRequest, GetHostResponse, MessageId, RetCode},
 };
-use lars_testkit::eventually;
+use lars_testkit::{eventually, reserved_addr};
 
-use self::support::{Client, Stage, bytes, config, framed, host, start, unused_addr};
+use self::support::{Client, Stage, bytes, config, framed, host, start};
 
 const ONE: ModuleId = ModuleId::new(1, 1);
 
@@ -98,7 +98,7 @@ fn garbage_costs_nothing() {
 
 #[test]
 fn a_second_copy_on_the_same_ports_is_refused() {
-    let mut raw = config(unused_addr(), unused_addr());
+    let mut raw = config(reserved_addr(), reserved_addr());
     let first = start(&raw);
     let taken = first.local_addrs();
     raw.api.base_port = taken[0].port();
@@ -112,7 +112,7 @@ fn a_second_copy_on_the_same_ports_is_refused() {
 
 #[test]
 fn ports_follow_one_another() {
-    let mut raw = config(unused_addr(), unused_addr());
+    let mut raw = config(reserved_addr(), reserved_addr());
     raw.api.shards = 5;
     let agent = start(&raw);
     let ports: Vec<u16> = agent.local_addrs().iter().map(|addr| addr.port()).collect();

@@ -9,12 +9,12 @@ use std::{
 };
 
 use lars_proto::{ModuleId, messages::RetCode};
-use lars_testkit::eventually;
+use lars_testkit::{eventually, program, reserved_addr, reserved_ports};
 
-use self::support::{Client, unused_addr};
+use self::support::Client;
 
 fn lars_agent() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lars-agent"));
+    let mut command = program(env!("CARGO_BIN_EXE_lars-agent"));
     command.stdin(Stdio::null());
     command
 }
@@ -30,17 +30,6 @@ impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
-    }
-}
-
-/// A base port with two free ports behind it, as far as one can know.
-fn free_base_port() -> u16 {
-    loop {
-        let first = UdpSocket::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound").port();
-        let Some(last) = first.checked_add(2) else { continue };
-        if (first..=last).all(|port| UdpSocket::bind(("127.0.0.1", port)).is_ok()) {
-            return first;
-        }
     }
 }
 
@@ -75,10 +64,15 @@ fn unknown_key() -> tempfile::NamedTempFile {
 
 #[test]
 fn answers_until_it_is_told_to_stop() {
-    let base_port = free_base_port();
+    let base_port = reserved_ports(3);
     let child = lars_agent()
         .args(["--api-base-port", &base_port.to_string()])
-        .args(["--dns-servers", &unused_addr().to_string(), "--reporter-servers", &unused_addr().to_string()])
+        .args([
+            "--dns-servers",
+            &reserved_addr().to_string(),
+            "--reporter-servers",
+            &reserved_addr().to_string(),
+        ])
         .stderr(Stdio::null())
         .spawn()
         .expect("starts");

@@ -6,16 +6,16 @@ use lars_proto::{
     HostAddr, ModuleId,
     messages::{GetRouteResponse, HostInfo, MessageId, RetCode},
 };
-use lars_testkit::{Fault, Proxy, eventually};
+use lars_testkit::{Fault, Proxy, eventually, reserved_addr};
 
-use self::support::{Client, FakeDns, FakeReporter, Stage, config, framed, hosts, start, unused_addr};
+use self::support::{Client, FakeDns, FakeReporter, Stage, config, framed, hosts, start};
 
 const ONE: ModuleId = ModuleId::new(1, 1);
 const MODULES: [ModuleId; 4] = [ONE, ModuleId::new(-5, 1), ModuleId::new(0, 0), ModuleId::new(i32::MAX, 7)];
 
 #[test]
 fn an_agent_that_starts_first_waits_for_the_others() {
-    let (dns_addr, reporter_addr) = (unused_addr(), unused_addr());
+    let (dns_addr, reporter_addr) = (reserved_addr(), reserved_addr());
     let agent = start(&config(dns_addr, reporter_addr));
     let client = Client::new(agent.local_addrs());
     assert_eq!(client.get_host(ONE).retcode, RetCode::Noexist as i32);
@@ -113,7 +113,7 @@ fn the_next_server_takes_over() {
     let (first, second) = (FakeDns::start(), FakeDns::start());
     first.set_route(ONE, &hosts([1]));
     second.set_route(ONE, &hosts([2]));
-    let mut raw = config(first.addr(), unused_addr());
+    let mut raw = config(first.addr(), reserved_addr());
     raw.dns.servers.push(second.addr().to_string());
     let agent = start(&raw);
     let client = Client::new(agent.local_addrs());
@@ -150,7 +150,7 @@ fn a_server_that_hangs_is_given_up() {
     let dns = FakeDns::start();
     dns.set_route(ONE, &hosts([1]));
     let proxy = Proxy::start(dns.addr());
-    let mut raw = config(proxy.addr(), unused_addr());
+    let mut raw = config(proxy.addr(), reserved_addr());
     raw.balance.update_timeout_ms = 20;
     raw.dns.answer_timeout_ms = 200;
     let agent = start(&raw);

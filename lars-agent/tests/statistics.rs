@@ -5,9 +5,9 @@ mod support;
 use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use lars_proto::ModuleId;
-use lars_testkit::eventually;
+use lars_testkit::{eventually, reserved_addr};
 
-use self::support::{Client, FakeReporter, HOUR_MS, Stage, config, start, unused_addr};
+use self::support::{Client, FakeReporter, HOUR_MS, Stage, config, start};
 
 const ONE: ModuleId = ModuleId::new(1, 1);
 /// On another shard than the links.
@@ -146,7 +146,7 @@ fn a_reporter_that_was_away_gets_the_newest_state() {
 fn without_a_reporter_the_agent_works_and_stops() {
     let dns = support::FakeDns::start();
     dns.set_route(ONE, &support::hosts([1]));
-    let agent = start(&config(dns.addr(), unused_addr()));
+    let agent = start(&config(dns.addr(), reserved_addr()));
     let client = Client::new(agent.local_addrs());
     eventually("the route is there", || client.pick(ONE) == Some(1));
     client.report_all(&agent, ONE, 1, -1, 15);

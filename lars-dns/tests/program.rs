@@ -7,7 +7,7 @@ use std::{
     thread,
 };
 
-use lars_testkit::{eventually, eventually_some};
+use lars_testkit::{eventually, eventually_some, program};
 
 /// Kills the program if a test fails while it runs.
 struct Running(Child);
@@ -34,7 +34,7 @@ fn collect_log(stderr: ChildStderr) -> Arc<Mutex<Vec<String>>> {
 #[test]
 fn starts_without_a_file_and_ends_at_sigterm() {
     let folder = tempfile::TempDir::new().expect("a folder");
-    let program = Command::new(env!("CARGO_BIN_EXE_lars-dns"))
+    let program = program(env!("CARGO_BIN_EXE_lars-dns"))
         .args(["--server-listen", "127.0.0.1:0"])
         .current_dir(&folder)
         .stderr(Stdio::piped())

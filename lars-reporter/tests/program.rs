@@ -5,11 +5,11 @@ mod rig;
 use std::{
     io::{BufRead, BufReader},
     net::SocketAddr,
-    process::{Child, ChildStderr, Command, ExitStatus, Stdio},
+    process::{Child, ChildStderr, ExitStatus, Stdio},
 };
 
 use lars_proto::ModuleId;
-use lars_testkit::eventually_some;
+use lars_testkit::{eventually_some, program};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -24,7 +24,7 @@ struct Program {
 
 impl Program {
     fn start(args: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_lars-reporter"))
+        let mut child = program(env!("CARGO_BIN_EXE_lars-reporter"))
             .args(["--log-format", "json", "--log-filter", "info"])
             .args(args)
             .stderr(Stdio::piped())

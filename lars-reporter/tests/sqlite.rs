@@ -269,15 +269,19 @@ fn while_a_writer_is_behind_agents_wait_and_nothing_is_lost() {
     let small = ReporterConfig { queue_rows: 16_381, ..config(file.url()) };
     let reporter = start(with_limits(small, |limits| limits.flush_rows = 10_000));
     let addr = reporter.local_addr();
-    // Messages until one has to wait, and one more, which nobody reads before there is room.
+    // Messages until one has to wait. Each is sent when the one before is taken: more than the kernel has room for
+    // could not be sent at all.
     let mut agent = AgentLink::connect(addr);
     let mut sent = 0;
-    eventually("a message has to wait", || {
+    while reporter.stats().busy == 0 {
         let results = (0..2_000).map(|n| result(host(n), 1)).collect();
         agent.send(&message(ModuleId::new(sent, 0), 100, results));
         sent += 1;
-        reporter.stats().busy > 0
-    });
+        eventually("the message is taken or has to wait", || {
+            let stats = reporter.stats();
+            stats.requests == sent as u64 || stats.busy > 0
+        });
+    }
     lock.execute_batch("ROLLBACK").expect("no write lock");
     eventually("all is taken and written", || {
         let stats = reporter.stats();

@@ -1,9 +1,6 @@
 //! A server that goes away and comes back, seen by a store that stays.
 
-use std::{
-    net::{SocketAddr, TcpListener},
-    thread,
-};
+use std::{net::TcpListener, thread};
 
 use lars_proto::{HostAddr, ModuleId};
 use lars_store::{
@@ -11,7 +8,7 @@ use lars_store::{
     RouteEdit::{Add, Remove},
     Store, StoreError,
 };
-use lars_testkit::{Fault, MariaDb, Proxy, eventually, eventually_some};
+use lars_testkit::{Fault, MariaDb, Proxy, eventually, eventually_some, reserved_addr};
 
 const MODULE: ModuleId = ModuleId::new(1, 1);
 
@@ -112,8 +109,7 @@ fn a_cut_load_is_an_error_and_not_a_short_table() {
 
 #[test]
 fn nobody_listens() {
-    let unused = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr());
-    let addr: SocketAddr = unused.expect("a free port");
+    let addr = reserved_addr();
     let url = format!("mysql://lars:secret@{addr}/lars").parse().expect("a URL");
     let error = lars_store::open(&url).map(drop).expect_err("nobody listens");
     assert!(error.is_retryable(), "{error}");

@@ -7,7 +7,6 @@ use std::{
     cell::{Cell, RefCell},
     io::{self, Write},
     net::UdpSocket,
-    time::Duration,
 };
 
 use lars_runtime::{Datagram, Net, Shards, TcpServer, TcpServerConfig, UdpConfig, UdpServer, UdpSockets};
@@ -68,7 +67,7 @@ fn datagrams_are_served_without_allocating() {
     let sockets = UdpSockets::bind(&[ANY.parse().expect("an address")]).expect("a socket");
     let client = UdpSocket::bind(ANY).expect("a socket");
     client.connect(sockets.local_addrs()[0]).expect("connect");
-    client.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout can be set");
+    client.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
     let _server = UdpServer::start(&shards, sockets, UdpConfig::default(), echo);
 
     let send = || {

@@ -12,7 +12,7 @@ use lars_runtime::{
     Backoff, Flow, Handlers, SendError, Shards, ShardsConfig, TcpClient, TcpClientConfig, TcpServer,
     TcpServerConfig,
 };
-use lars_testkit::{Fault, Proxy, eventually, eventually_some};
+use lars_testkit::{Fault, Proxy, eventually, reserved_addr};
 use socket2::{Domain, Socket, Type};
 use support::*;
 
@@ -50,7 +50,7 @@ fn clients() -> Shards<Asking> {
 
 fn quick(servers: Vec<String>) -> TcpClientConfig {
     let backoff = Backoff { base: Duration::from_millis(5), max: Duration::from_millis(50) };
-    TcpClientConfig { backoff, connect_timeout: Duration::from_secs(5), ..TcpClientConfig::new(servers) }
+    TcpClientConfig { backoff, connect_timeout: Duration::from_secs(60), ..TcpClientConfig::new(servers) }
 }
 
 fn server(shards: &Shards<Log>) -> TcpServer {
@@ -60,11 +60,6 @@ fn server(shards: &Shards<Log>) -> TcpServer {
 
 fn answers(shards: &Shards<Asking>) -> usize {
     shards.shard(0).call(|state, _| state.answers).expect("the shard runs")
-}
-
-fn refused_addr() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("bound")
 }
 
 /// A listener whose queue is full, so that further connections wait for an answer, and those that fill it.
@@ -81,7 +76,7 @@ fn deaf_listener() -> (TcpListener, Vec<TcpStream>) {
 
 #[test]
 fn a_server_that_comes_later_is_found() {
-    let later = refused_addr();
+    let later = reserved_addr();
     let doorstep = TcpListener::bind("127.0.0.1:0").expect("a port");
     let doorstep_addr = doorstep.local_addr().expect("bound");
     let clients = clients();
@@ -93,9 +88,7 @@ fn a_server_that_comes_later_is_found() {
     }
     drop(doorstep);
     let shards = shards(1);
-    let _server = eventually_some("the port is free", || {
-        TcpServer::start(&shards, TcpServerConfig::new(later), handlers()).ok()
-    });
+    let _server = TcpServer::start(&shards, TcpServerConfig::new(later), handlers()).expect("a server");
     eventually("it is found", || answers(&clients) == 1);
 }
 
@@ -218,8 +211,8 @@ fn no_half_frame_is_sent_on_a_new_link() {
 
 #[test]
 fn a_link_in_any_state_ends_with_its_shard() {
-    let refused = refused_addr().to_string();
-    let silent = Proxy::start(refused_addr());
+    let refused = reserved_addr().to_string();
+    let silent = Proxy::start(reserved_addr());
     silent.set(Fault::Blackhole);
     let (deaf, _waiting) = deaf_listener();
     let deaf = deaf.local_addr().expect("bound").to_string();

@@ -5,22 +5,14 @@ mod support;
 use std::{net::SocketAddr, sync::Arc};
 
 use lars_runtime::{TcpServer, TcpServerConfig};
-use lars_testkit::eventually;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use lars_testkit::{connections_possible, eventually};
 use support::*;
 
 const CONNECTIONS_MAX: usize = 4_000;
 
-/// As many connections as this process may have, both their ends being in it.
-fn connections_possible() -> usize {
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
-    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("raising to the hard limit is allowed");
-    CONNECTIONS_MAX.min((hard as usize).saturating_sub(200) / 2)
-}
-
 #[test]
 fn one_message_reaches_thousands_of_connections() {
-    let count = connections_possible();
+    let count = connections_possible(CONNECTIONS_MAX);
     let shards = shards(2);
     let config = TcpServerConfig::new(SocketAddr::from(([127, 0, 0, 1], 0)));
     let server = TcpServer::start(&shards, config, handlers()).expect("a server");

@@ -21,7 +21,6 @@ use lars_testkit::eventually;
 use support::*;
 
 const ANY: &str = "127.0.0.1:0";
-const PATIENCE: Duration = Duration::from_secs(20);
 
 fn sockets(count: usize) -> UdpSockets {
     UdpSockets::bind(&vec![ANY.parse().expect("an address"); count]).expect("sockets")

@@ -3,7 +3,7 @@
 use std::{
     env, fs,
     io::{BufRead, BufReader, Write},
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::{Ipv4Addr, SocketAddr},
     os::unix::{fs::chown, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
@@ -13,6 +13,8 @@ use std::{
 };
 
 use nix::unistd::{User, geteuid};
+
+use crate::reserved_ports;
 
 /// Long enough for the slowest machine to start a server.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -89,7 +91,7 @@ impl MariaDb {
         if let Some(user) = account() {
             chown(folder.path(), Some(user.uid.as_raw()), Some(user.gid.as_raw())).expect("root may chown");
         }
-        let mut server = Self { folder: folder.keep(), port: free_port(), keeper: None };
+        let mut server = Self { folder: folder.keep(), port: reserved_ports(1), keeper: None };
         server.launch()?;
         Ok(server)
     }
@@ -280,11 +282,6 @@ fn program(name: &'static str) -> Result<PathBuf, StartError> {
         .map(|folder| folder.join(name))
         .find(|file| file.is_file())
         .ok_or(StartError::Missing(name))
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port on 127.0.0.1");
-    listener.local_addr().expect("a bound listener has an address").port()
 }
 
 /// Whether the process is gone, or waits only for its parent to notice.

@@ -106,10 +106,17 @@ fn forward(client: TcpStream, shared: &Arc<Mutex<Shared>>) -> io::Result<()> {
     if fault == Fault::Refuse {
         return Ok(());
     }
-    let server = TcpStream::connect_timeout(&target, Duration::from_secs(5))?;
+    let server = TcpStream::connect_timeout(&target, Duration::from_secs(60))?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
-    lock(shared).streams.extend([client.try_clone()?, server.try_clone()?]);
+    {
+        // Whoever has refused and then cut meanwhile expects that none is left.
+        let mut shared = lock(shared);
+        if shared.fault == Fault::Refuse || shared.stopped {
+            return Ok(());
+        }
+        shared.streams.extend([client.try_clone()?, server.try_clone()?]);
+    }
     for (from, to) in [(client.try_clone()?, server.try_clone()?), (server, client)] {
         let shared = Arc::clone(shared);
         thread::spawn(move || pump(from, to, &shared));

@@ -20,11 +20,11 @@ use lars_proto::{
     },
     route::{self, RouteReply},
 };
-use lars_testkit::eventually;
+use lars_testkit::{eventually, reserved_addr};
 use prost::Message;
 
 /// Long enough for the slowest machine: a reply that takes longer has failed.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) const HOUR_MS: u64 = 3_600_000;
 
@@ -34,11 +34,6 @@ pub(crate) fn host(port: u16) -> HostAddr {
 
 pub(crate) fn hosts(ports: impl IntoIterator<Item = u16>) -> Vec<HostAddr> {
     ports.into_iter().map(host).collect()
-}
-
-/// An address at which nobody listens.
-pub(crate) fn unused_addr() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound")
 }
 
 /// The defaults, but for ports that are free and these servers, and for windows so long that on the slowest
@@ -76,6 +71,8 @@ impl Stage {
         adjust(&mut raw);
         let agent = start(&raw);
         eventually("both links are up", || agent.stats().dns_is_up && agent.stats().reporter_is_up);
+        // A link is up before its other end has heard of it, and nothing can be pushed before that.
+        eventually("both are accepted", || dns.accepted() > 0 && reporter.accepted() > 0);
         Self { agent, dns, reporter }
     }
 
@@ -230,6 +227,11 @@ impl FrameServer {
         Self { addr, shared, acceptor: Some(acceptor) }
     }
 
+    /// Connections so far.
+    fn accepted(&self) -> usize {
+        lock(&self.shared).accepted
+    }
+
     fn send_to_all(&self, bytes: &[u8]) {
         for stream in &mut lock(&self.shared).streams {
             // One that is gone gets nothing.
@@ -287,7 +289,7 @@ pub(crate) struct FakeDns {
 
 impl FakeDns {
     pub(crate) fn start() -> Self {
-        Self::start_at("127.0.0.1:0".parse().expect("an address"))
+        Self::start_at(reserved_addr())
     }
 
     pub(crate) fn start_at(addr: SocketAddr) -> Self {
@@ -330,7 +332,7 @@ impl FakeDns {
 
     /// Connections so far.
     pub(crate) fn accepted(&self) -> usize {
-        lock(&self.server.shared).accepted
+        self.server.accepted()
     }
 }
 
@@ -349,7 +351,7 @@ pub(crate) struct FakeReporter {
 
 impl FakeReporter {
     pub(crate) fn start() -> Self {
-        Self::start_at("127.0.0.1:0".parse().expect("an address"))
+        Self::start_at(reserved_addr())
     }
 
     pub(crate) fn start_at(addr: SocketAddr) -> Self {
@@ -365,6 +367,11 @@ impl FakeReporter {
 
     pub(crate) fn addr(&self) -> SocketAddr {
         self.server.addr
+    }
+
+    /// Connections so far.
+    pub(crate) fn accepted(&self) -> usize {
+        self.server.accepted()
     }
 
     /// Every message so far.

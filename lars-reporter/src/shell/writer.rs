@@ -292,7 +292,8 @@ mod tests {
             eventually("there is room", || queue.offer(rows(ts)).is_ok());
         }
         eventually("all of it is held, each key once", || {
-            queue.queued_rows() == 0 && writer.counters.pending_keys.load(Ordering::Relaxed) == u64::from(KEYS)
+            queue.queued_rows() == 0
+                && writer.counters.pending_keys.load(Ordering::Relaxed) == u64::from(KEYS)
         });
         answer.send(()).expect("it waits");
         assert_eq!(given.recv(), Ok(rows(50)), "only the newest");

@@ -3,13 +3,14 @@
 use std::{
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
+    time::Duration,
 };
 
 use lars_client::{GetHostError, Outcome};
 use lars_proto::ModuleId;
 use lars_testkit::eventually;
 
-use crate::world::{Sql, World, host};
+use crate::world::{Sql, World, client, host};
 
 const MODULE: ModuleId = ModuleId::new(1, 1);
 
@@ -105,7 +106,7 @@ fn agent_is_killed_and_restarted() {
     world.await_route(MODULE, &[host(0, 1)]);
     services[2].kill9();
     assert!(matches!(
-        world.client.get_host(MODULE),
+        client(world.agent_port, Duration::from_millis(100)).get_host(MODULE),
         Err(GetHostError::AgentUnreachable { .. } | GetHostError::Timeout { .. })
     ));
     services[2].restart();

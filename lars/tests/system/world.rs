@@ -2,17 +2,16 @@
 
 use std::{
     env,
-    net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
+    net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
-    process::{self, Child, Command, Stdio},
-    sync::atomic::{AtomicU16, Ordering},
+    process::{Child, Command, Stdio},
     time::Duration,
 };
 
 use lars_client::{Client, ClientConfig, GetHostError};
 use lars_proto::{HostAddr, ModuleId};
 use lars_store::{CallStatus, RouteEdit, Store, StoreUrl};
-use lars_testkit::{MariaDb, eventually, eventually_some};
+use lars_testkit::{MariaDb, eventually, eventually_some, program, reserved_addr, reserved_ports};
 use tempfile::TempDir;
 
 /// Which SQL server is behind a test.
@@ -39,7 +38,7 @@ impl Service {
     pub(crate) fn restart(&mut self) {
         assert!(self.child.is_none(), "{:?} still runs", self.args);
         // Log lines are for whoever reads a failed test; LARS_LOG=off silences them.
-        let child = Command::new(env!("CARGO_BIN_EXE_lars"))
+        let child = program(env!("CARGO_BIN_EXE_lars"))
             .args(&self.args)
             .env("LARS_LOG", env::var("LARS_LOG").unwrap_or_else(|_| "warn".into()))
             .stdin(Stdio::null())
@@ -75,19 +74,12 @@ impl Drop for Service {
     }
 }
 
-/// The first of `count` ports in a row that are free, and that nobody else takes while their owner is restarted:
-/// they lie below the ports that the kernel gives to clients, and each test process begins elsewhere.
-fn free_ports(count: u16) -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let start = (process::id() % 800) as u16 * 10;
-    eventually_some("free ports", || {
-        let first = 20_000 + (start + NEXT.fetch_add(count, Ordering::Relaxed)) % 12_000;
-        let is_free = |port| {
-            TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
-                && UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
-        };
-        (first..first + count).all(is_free).then_some(first)
-    })
+/// Longer than any answer takes, and short enough for a second try within the time that tests wait for a condition.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A client of the agent at this port that waits for so long, twice.
+pub(crate) fn client(base_port: u16, timeout: Duration) -> Client {
+    Client::with_config(ClientConfig { base_port, timeout, ..ClientConfig::default() }).expect("a client")
 }
 
 /// A store, the addresses of services that may or may not run, and a client.
@@ -115,21 +107,15 @@ impl World {
             Some((server, database)) => server.url(database),
             None => format!("sqlite:{}", dir.path().join("lars.db").display()),
         };
-        let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let agent_port = free_ports(3);
-        let config = ClientConfig {
-            base_port: agent_port,
-            timeout: Duration::from_secs(2),
-            ..ClientConfig::default()
-        };
+        let agent_port = reserved_ports(3);
         Self {
             _dir: dir,
             mariadb,
             store_url,
-            dns_addrs: (0..dns_servers).map(|_| local(free_ports(1))).collect(),
-            reporter_addr: local(free_ports(1)),
+            dns_addrs: (0..dns_servers).map(|_| reserved_addr()).collect(),
+            reporter_addr: reserved_addr(),
             agent_port,
-            client: Client::with_config(config).expect("a client"),
+            client: client(agent_port, PATIENCE),
         }
     }
 
@@ -189,7 +175,7 @@ impl World {
 
     /// The `lars` tool on this world's store; returns what it printed.
     pub(crate) fn lars(&self, args: &[&str]) -> String {
-        let output = Command::new(env!("CARGO_BIN_EXE_lars"))
+        let output = program(env!("CARGO_BIN_EXE_lars"))
             .args(args)
             .env("LARS_STORE_URL", &self.store_url)
             .output()
@@ -217,7 +203,7 @@ impl World {
             None => {
                 let path: PathBuf = self.store_url.trim_start_matches("sqlite:").into();
                 let connection = rusqlite::Connection::open(path).expect("the database opens");
-                connection.busy_timeout(Duration::from_secs(10)).expect("a busy timeout");
+                connection.busy_timeout(Duration::from_secs(60)).expect("a busy timeout");
                 connection.execute_batch(sql).expect("the statements run");
             }
         }

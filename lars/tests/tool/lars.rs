@@ -8,7 +8,7 @@ use std::{
     process::{Child, Command, ExitStatus, Stdio},
 };
 
-use lars_testkit::eventually_some;
+use lars_testkit::{eventually_some, program};
 use tempfile::TempDir;
 
 /// A user with an empty home folder.
@@ -45,11 +45,7 @@ impl Lars {
     }
 
     pub(crate) fn command<S: AsRef<OsStr>>(&self, args: &[S]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_lars"));
-        let ours = |name: &OsStr| name.to_string_lossy().starts_with("LARS_") && name != "LARS_LOG";
-        for (name, _) in env::vars_os().filter(|(name, _)| ours(name)) {
-            command.env_remove(name);
-        }
+        let mut command = program(env!("CARGO_BIN_EXE_lars"));
         command.env_remove("XDG_DATA_HOME").env("HOME", self.home.path()).current_dir(self.home.path());
         command.args(args).stdin(Stdio::null());
         command

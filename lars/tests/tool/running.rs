@@ -11,7 +11,7 @@ fn status(lars: &Lars) -> Value {
 }
 
 /// Longer than any edit takes to become known.
-const PATIENTLY: [&str; 4] = ["--wait-ms", "60000", "--timeout-ms", "5000"];
+const PATIENTLY: [&str; 4] = ["--wait-ms", "60000", "--timeout-ms", "20000"];
 
 #[test]
 fn a_host_is_added_looked_up_reported_and_shown() {
@@ -51,7 +51,7 @@ fn not_found_and_overloaded_have_their_own_statuses() {
     let config = lars.file("up.toml", "[agent.balance]\ncontin_err_limit = 1\n");
     let up = lars.up(&["--config", config.to_str().expect("UTF-8")]);
     let port = up.agent_base_port();
-    let agent = ["--agent-base-port", &port, "--timeout-ms", "5000"];
+    let agent = ["--agent-base-port", &port, "--timeout-ms", "20000"];
     lars.fails(&[&["get-host", "9", "9", "--wait-ms", "0"][..], &agent].concat(), 4, &["module 9/9"]);
     lars.fails(&[&["get-route", "-9", "9", "--wait-ms", "0"][..], &agent].concat(), 4, &["module -9/9"]);
 

@@ -266,7 +266,7 @@ fn socket_addr(name: &sockaddr_storage) -> Option<SocketAddr> {
 mod tests {
     use std::{net::UdpSocket, os::fd::AsRawFd};
 
-    use lars_testkit::eventually;
+    use lars_testkit::eventually_some;
 
     use super::*;
 
@@ -277,24 +277,24 @@ mod tests {
         (a, b)
     }
 
-    fn receive(inbox: &mut Inbox, socket: &UdpSocket) -> usize {
-        let mut received = 0;
-        eventually("datagrams arrive", || {
-            received = inbox.receive(socket.as_raw_fd(), Wait::No).unwrap_or(0);
-            received > 0
-        });
-        received
+    /// The sockets of a [`pair`], when all that the first one sent has come to the second one at once: on a machine
+    /// that has more to do, a part may come late.
+    fn sent(bind: &str, datagrams: &[&[u8]], inbox: &mut Inbox) -> (UdpSocket, UdpSocket) {
+        eventually_some("all datagrams come at once", || {
+            let (sender, receiver) = pair(bind);
+            for bytes in datagrams {
+                sender.send(bytes).expect("send");
+            }
+            let all = inbox.receive(receiver.as_raw_fd(), Wait::No) == Ok(datagrams.len());
+            all.then_some((sender, receiver))
+        })
     }
 
     #[test]
     fn datagrams_come_with_their_senders_and_too_long_ones_do_not() {
         for bind in ["127.0.0.1:0", "[::1]:0"] {
-            let (sender, receiver) = pair(bind);
             let mut inbox = Inbox::new(4);
-            for bytes in [&b"1234"[..], b"12345", b"", b"12"] {
-                sender.send(bytes).expect("send");
-            }
-            assert_eq!(receive(&mut inbox, &receiver), 4);
+            let (sender, receiver) = sent(bind, &[b"1234", b"12345", b"", b"12"], &mut inbox);
             let from = sender.local_addr().expect("bound");
             assert_eq!(inbox.datagram(0), Some((from, &b"1234"[..])));
             assert_eq!(inbox.datagram(1), None, "too long");

@@ -137,13 +137,16 @@ pub fn closed_reasons(shards: &Shards<Log>) -> Vec<CloseReason> {
     logs.flat_map(|closed| closed.expect("the shard runs")).collect()
 }
 
+/// Long enough for the slowest machine: a reply that takes longer has failed.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
 /// A blocking client.
 pub struct Client(pub TcpStream);
 
 impl Client {
     pub fn connect(addr: SocketAddr) -> Self {
         let stream = TcpStream::connect(addr).expect("connect");
-        stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a timeout can be set");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
         stream.set_nodelay(true).expect("nodelay can be set");
         Self(stream)
     }
@@ -166,10 +169,14 @@ impl Client {
     }
 
     pub fn ask(&mut self, id: i32, body: &[u8]) -> Vec<u8> {
-        self.send(id, body);
-        let (reply, body) = self.receive();
+        self.try_ask(id, body).expect("an answer")
+    }
+
+    pub fn try_ask(&mut self, id: i32, body: &[u8]) -> io::Result<Vec<u8>> {
+        self.0.write_all(&frame(id, body))?;
+        let (reply, body) = self.try_receive()?;
         assert_eq!(reply, id);
-        body
+        Ok(body)
     }
 
     /// Whether the server has ended the connection (without sending anything more).
