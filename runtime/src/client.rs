@@ -17,7 +17,7 @@ use glommio::{net::TcpStream, timer::Timer};
 use crate::{
     backoff::Backoff,
     conn::{Counters, Limits, Service},
-    driver::StreamDriver,
+    driver,
     handlers::Handlers,
     mailbox::ShardHandle,
     occasional::Occasional,
@@ -188,10 +188,10 @@ impl<S: 'static> Link<S> {
     async fn hold(&self, index: usize, connection: OwnedFd) -> bool {
         let server = &self.config.servers[index];
         let since = Instant::now();
-        match StreamDriver::open(&self.shard, &self.service, connection) {
-            Ok(driver) => {
+        match driver::open(&self.shard, &self.service, connection) {
+            Ok(driven) => {
                 tracing::info!(server, "connected");
-                let reason = driver.await;
+                let reason = driven.await;
                 tracing::info!(server, %reason, "disconnected");
                 since.elapsed() >= self.config.stable_after && !reason.is_giving_up()
             }

@@ -78,6 +78,9 @@ pub(crate) async fn run<S: 'static>(shard: Rc<Shard<S>>, beat: Arc<Beat>) {
                 conn.check_timeouts(now);
             }
         }
+        if let Some(ring) = &shard.ring {
+            ring.check();
+        }
     }
 }
 

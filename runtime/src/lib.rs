@@ -40,6 +40,7 @@ pub use self::{
     backoff::Backoff,
     client::{TcpClient, TcpClientConfig},
     conn::ConnId,
+    driver::{TcpDriver, TcpDriverError, UnknownTcpDriver},
     handlers::{CloseReason, Flow, Frame, Handlers},
     listener::{TcpServer, TcpServerConfig},
     mailbox::{ShardHandle, Stopped, SubmitError},

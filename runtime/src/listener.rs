@@ -29,7 +29,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::{
     address::{ListenError, bind},
     conn::{Limits, Service},
-    driver::StreamDriver,
+    driver,
     handlers::Handlers,
     mailbox::ShardHandle,
     occasional::Occasional,
@@ -353,9 +353,9 @@ fn open<S: 'static>(shard: &Rc<Shard<S>>, service: &Arc<Service<S>>, connection:
     if shard.is_ending() {
         return;
     }
-    match StreamDriver::open(shard, service, connection) {
-        Ok(driver) => shard.spawn(async move {
-            driver.await;
+    match driver::open(shard, service, connection) {
+        Ok(driven) => shard.spawn(async move {
+            driven.await;
             drop(permit);
         }),
         Err(error) => tracing::debug!(service = service.name, %error, "connection ended before it began"),

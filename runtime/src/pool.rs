@@ -39,7 +39,9 @@ pub struct PoolExhausted {
 pub struct PoolStats {
     /// Bytes of the blocks that are lent out.
     pub bytes_in_use: usize,
-    /// Bytes of all blocks, lent out and idle.
+    /// Bytes of the blocks that the kernel has, to receive into.
+    pub bytes_provided: usize,
+    /// Bytes of all blocks, wherever they are.
     pub bytes_held: usize,
     /// Blocks lent out.
     pub buffers_in_use: usize,
@@ -66,7 +68,26 @@ impl Pool {
     /// At the cap, or if no class is that large.
     pub fn take(&self, capacity: usize) -> Result<PoolBuf, PoolExhausted> {
         let (class, slot, bytes) = self.0.borrow_mut().lend(capacity)?;
-        Ok(PoolBuf { pool: self.clone(), class, slot, bytes, len: 0 })
+        Ok(PoolBuf { pool: self.clone(), class, slot, bytes, len: 0, provided: false })
+    }
+
+    /// A buffer for the kernel to receive into. All of those together take a quarter of the cap at most.
+    pub(crate) fn provide(&self, capacity: usize) -> Result<PoolBuf, PoolExhausted> {
+        let mut buffer = self.take(capacity)?;
+        let mut blocks = self.0.borrow_mut();
+        let (len, bytes_max) = (buffer.capacity(), blocks.bytes_max);
+        let provided = blocks.stats.bytes_provided + len;
+        if provided > bytes_max / 4 {
+            let refused = blocks.refuse(capacity);
+            drop(blocks);
+            return Err(refused);
+        }
+        blocks.stats.bytes_provided = provided;
+        blocks.stats.bytes_in_use -= len;
+        blocks.stats.buffers_in_use -= 1;
+        drop(blocks);
+        buffer.provided = true;
+        Ok(buffer)
     }
 
     /// What the pool holds now.
@@ -117,7 +138,7 @@ impl Blocks {
     /// A new block, if the cap allows one when need be after idle blocks of other classes are given back.
     fn allocate(&mut self, class: usize) -> Option<(usize, Box<[u8]>)> {
         let size = CLASSES[class];
-        if self.stats.bytes_in_use + size > self.bytes_max {
+        if self.stats.bytes_in_use + self.stats.bytes_provided + size > self.bytes_max {
             return None;
         }
         while self.stats.bytes_held + size > self.bytes_max {
@@ -137,15 +158,20 @@ impl Blocks {
         }
     }
 
-    fn restore(&mut self, class: usize, slot: usize, block: Box<[u8]>) {
-        self.stats.bytes_in_use -= CLASSES[class];
-        self.stats.buffers_in_use -= 1;
+    fn restore(&mut self, class: usize, slot: usize, block: Box<[u8]>, provided: bool) {
+        if provided {
+            self.stats.bytes_provided -= CLASSES[class];
+        } else {
+            self.stats.bytes_in_use -= CLASSES[class];
+            self.stats.buffers_in_use -= 1;
+        }
         self.classes[class].blocks[slot] = block;
         self.classes[class].idle.push(slot);
-        if self.stats.bytes_held - self.stats.bytes_in_use > IDLE_BYTES_MAX {
+        let lent = self.stats.bytes_in_use + self.stats.bytes_provided;
+        if self.stats.bytes_held - lent > IDLE_BYTES_MAX {
             self.give_back(class);
         }
-        debug_assert!(self.stats.bytes_in_use <= self.stats.bytes_held);
+        debug_assert!(lent <= self.stats.bytes_held);
         debug_assert!(self.stats.bytes_held <= self.bytes_max);
     }
 
@@ -162,6 +188,7 @@ pub struct PoolBuf {
     slot: usize,
     bytes: Box<[u8]>,
     len: usize,
+    provided: bool,
 }
 
 impl PoolBuf {
@@ -199,6 +226,16 @@ impl PoolBuf {
             self.bytes.copy_within(count..self.len, 0);
             self.len -= count;
         }
+    }
+
+    /// All of its block, for the kernel to write to.
+    pub(crate) fn block_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes
+    }
+
+    /// The first `len` bytes of its block, that the kernel has written.
+    pub(crate) fn written(&self, len: usize) -> &[u8] {
+        &self.bytes[..len]
     }
 
     /// Forgets what it holds.
@@ -245,7 +282,8 @@ impl fmt::Debug for PoolBuf {
 
 impl Drop for PoolBuf {
     fn drop(&mut self) {
-        self.pool.0.borrow_mut().restore(self.class, self.slot, mem::take(&mut self.bytes));
+        let block = mem::take(&mut self.bytes);
+        self.pool.0.borrow_mut().restore(self.class, self.slot, block, self.provided);
     }
 }
 

@@ -19,6 +19,7 @@ use glommio::{Latency, Shares, Task, TaskQueueHandle, timer::Timer};
 use crate::{
     clock::{Clock, Tick},
     conn::Limits,
+    driver::{self, Chosen, RingDriver},
     handlers::CloseReason,
     mailbox::{Message, ShardHandle, mark_shard_thread},
     net::Net,
@@ -51,6 +52,7 @@ pub(crate) struct Plan<S> {
     pub(crate) mailbox: flume::Receiver<Message<S>>,
     pub(crate) beat: Arc<Beat>,
     pub(crate) pool_bytes_max: usize,
+    pub(crate) driver: Chosen,
 }
 
 pub(crate) struct Shard<S> {
@@ -60,6 +62,8 @@ pub(crate) struct Shard<S> {
     pub(crate) scratch: RefCell<Box<[u8]>>,
     pub(crate) clock: RefCell<Clock<S>>,
     pub(crate) reactor_pass: Rc<ReactorPass>,
+    /// What moves the bytes of all connections, unless each has a task of its own.
+    pub(crate) ring: Option<RingDriver<S>>,
     /// No new work: the shard drains or stops.
     ending: Cell<bool>,
     stopping: Cell<bool>,
@@ -78,7 +82,11 @@ pub(crate) struct Shard<S> {
 
 impl<S: 'static> Shard<S> {
     /// To be called on the shard's thread.
-    fn new(net: Net<S>, make: impl FnOnce() -> S) -> io::Result<Self> {
+    fn new(net: Net<S>, driver: Chosen, make: impl FnOnce() -> S) -> io::Result<Self> {
+        let ring = match driver {
+            Chosen::Stream => None,
+            Chosen::Ring => Some(RingDriver::new(net.pool())?),
+        };
         let state = contain("building a shard's state", net.shard_index(), make)
             .ok_or_else(|| io::Error::other("building its state panicked"))?;
         Ok(Self {
@@ -87,6 +95,7 @@ impl<S: 'static> Shard<S> {
             scratch: RefCell::new(vec![0; SCRATCH_LEN].into_boxed_slice()),
             clock: RefCell::new(Clock::new(Instant::now())),
             reactor_pass: Rc::new(ReactorPass::new()?),
+            ring,
             ending: Cell::new(false),
             stopping: Cell::new(false),
             retrying: Cell::new(false),
@@ -96,6 +105,10 @@ impl<S: 'static> Shard<S> {
             waiting: RefCell::default(),
             tasks: Cell::new(0),
         })
+    }
+
+    pub(crate) fn index(&self) -> usize {
+        self.net.borrow().shard_index()
     }
 
     /// Runs `f` with the state and the network.
@@ -190,7 +203,7 @@ impl<S: 'static> Shard<S> {
             false
         };
         if !future::or(ended, late).await {
-            let shard = self.net.borrow().shard_index();
+            let shard = self.index();
             tracing::warn!(shard, tasks = self.tasks.get(), "tasks outlive their shard");
         }
     }
@@ -295,13 +308,16 @@ pub(crate) async fn run<S: 'static>(
     ready: impl FnOnce(io::Result<()>),
 ) {
     mark_shard_thread();
-    let Plan { index, handles, mailbox, beat, pool_bytes_max } = plan;
+    let Plan { index, handles, mailbox, beat, pool_bytes_max, driver } = plan;
     let net = Net::new(handles, index, Pool::new(pool_bytes_max), Instant::now());
-    let shard = match Shard::new(net, || make(index)) {
+    let shard = match Shard::new(net, driver, || make(index)) {
         Ok(shard) => Rc::new(shard),
         Err(error) => return ready(Err(error)),
     };
     ready(Ok(()));
+    if shard.ring.is_some() {
+        shard.spawn(driver::run_ring(Rc::clone(&shard)));
+    }
     // A wake from another thread reaches a busy executor only through a queue whose latency matters.
     let latency = Latency::Matters(Duration::from_millis(1));
     let urgent = glommio::executor().create_task_queue(Shares::default(), latency, "urgent");

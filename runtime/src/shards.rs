@@ -10,6 +10,7 @@ use std::{
 use glommio::{LocalExecutorBuilder, PoolPlacement};
 
 use crate::{
+    driver::{TcpDriver, TcpDriverError},
     listener::Acceptor,
     mailbox::ShardHandle,
     net::Net,
@@ -37,6 +38,8 @@ pub struct ShardsConfig {
     pub placement: Placement,
     /// How long an idle shard spins before it sleeps: lower latency for a busy CPU. Pinned shards only.
     pub spin_before_park: Option<Duration>,
+    /// What moves the bytes of TCP connections.
+    pub tcp_driver: TcpDriver,
     /// Bytes of buffers in the whole process, split evenly over the shards.
     pub pool_bytes_max: u64,
     /// Jobs that may wait in each shard's mailbox.
@@ -50,6 +53,7 @@ impl Default for ShardsConfig {
             shards: 0,
             placement: Placement::default(),
             spin_before_park: None,
+            tcp_driver: TcpDriver::default(),
             pool_bytes_max: 5 << 30,
             mailbox_jobs_max: 8_192,
         }
@@ -63,6 +67,9 @@ pub enum StartError {
     /// The kernel does not let this process use io_uring.
     #[error(transparent)]
     Preflight(#[from] PreflightError),
+    /// The kernel lacks what the chosen driver of connections needs.
+    #[error(transparent)]
+    TcpDriver(#[from] TcpDriverError),
     /// A thread or an executor could not be made.
     #[error("shard {shard}: {source}")]
     Shard {
@@ -102,6 +109,7 @@ impl<S: 'static> Shards<S> {
     ) -> Result<Self, StartError> {
         preflight::check()?;
         preflight::quiet_membarrier();
+        let driver = config.tcp_driver.choose()?;
         let allowed = allowed_cpus();
         let count = if config.shards == 0 { allowed.len().max(1) } else { config.shards };
         let pool_bytes_max = usize::try_from(config.pool_bytes_max).unwrap_or(usize::MAX) / count;
@@ -121,7 +129,7 @@ impl<S: 'static> Shards<S> {
             acceptors: Mutex::default(),
         };
         for (index, (mailbox, beat)) in mailboxes.into_iter().zip(beats).enumerate() {
-            let plan = Plan { index, handles: Arc::clone(&handles), mailbox, beat, pool_bytes_max };
+            let plan = Plan { index, handles: Arc::clone(&handles), mailbox, beat, pool_bytes_max, driver };
             let (make, ready) = (Arc::clone(&make), ready.clone());
             let ready = move |result: io::Result<()>| {
                 // `start` waits for one message per shard; when it has failed it listens no more.

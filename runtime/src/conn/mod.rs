@@ -3,6 +3,7 @@
 //! Sans-IO: a driver (see `driver`) reads and writes, asks [`Connection::step`] what to do next, and hands what
 //! it read to [`serve`]. Nothing here knows a socket, a clock or an executor.
 
+mod alarm;
 mod output;
 mod serve;
 mod table;
@@ -10,12 +11,12 @@ mod table;
 use std::{
     net::SocketAddr,
     sync::Arc,
-    task::Waker,
     time::{Duration, Instant},
 };
 
 pub use self::table::ConnId;
 pub(crate) use self::{
+    alarm::{Alarm, WakeQueue},
     output::{Output, SLICES_MAX},
     serve::serve,
     table::Table,
@@ -115,8 +116,7 @@ pub(crate) struct Connection {
     /// To be closed at once.
     cut: Option<CloseReason>,
     received_at: Instant,
-    /// Wakes the driver.
-    waker: Option<Waker>,
+    pub(crate) alarm: Alarm,
 }
 
 impl Connection {
@@ -132,7 +132,7 @@ impl Connection {
             closing: None,
             cut: None,
             received_at: now,
-            waker: None,
+            alarm: Alarm::default(),
         }
     }
 
@@ -239,17 +239,9 @@ impl Connection {
         passed(moved_at.max(self.received_at), timeout).then_some(CloseReason::Idle)
     }
 
-    /// The driver can be woken with this from now on.
-    pub(crate) fn set_waker(&mut self, waker: &Waker) {
-        if !self.waker.as_ref().is_some_and(|present| present.will_wake(waker)) {
-            self.waker = Some(waker.clone());
-        }
-    }
-
+    /// Has the driver look at it soon.
     pub(crate) fn wake(&self) {
-        if let Some(waker) = &self.waker {
-            waker.wake_by_ref();
-        }
+        self.alarm.ring();
     }
 }
 

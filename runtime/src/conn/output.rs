@@ -39,6 +39,8 @@ pub(crate) struct Output {
     /// Bytes of the first chunk that are written already.
     written: usize,
     queued: usize,
+    /// Chunks at the front that the kernel may be reading: they stay where they are until [`Output::settle`].
+    lent: usize,
     bytes_max: usize,
     /// When something was last written, or queued while nothing was.
     moved_at: Instant,
@@ -47,7 +49,15 @@ pub(crate) struct Output {
 
 impl Output {
     pub(crate) fn new(bytes_max: usize, now: Instant) -> Self {
-        Self { chunks: VecDeque::new(), written: 0, queued: 0, bytes_max, moved_at: now, refused: false }
+        Self {
+            chunks: VecDeque::new(),
+            written: 0,
+            queued: 0,
+            lent: 0,
+            bytes_max,
+            moved_at: now,
+            refused: false,
+        }
     }
 
     /// Queues a copy of `bytes`.
@@ -108,6 +118,30 @@ impl Output {
         count
     }
 
+    /// Like [`slices`](Self::slices), for a write that goes on by itself: whatever happens to the queue, these
+    /// bytes stay where they are until [`settle`](Self::settle). Others may be queued meanwhile.
+    pub(crate) fn lend<'a>(&'a mut self, slices: &mut [IoSlice<'a>; SLICES_MAX]) -> usize {
+        debug_assert_eq!(self.lent, 0, "one write at a time");
+        self.lent = self.chunks.len().min(SLICES_MAX);
+        self.slices(slices)
+    }
+
+    /// The write of what was lent has ended, `count` bytes of it are written.
+    pub(crate) fn settle(&mut self, count: usize, now: Instant) {
+        self.lent = 0;
+        if self.queued == 0 {
+            // It was cleared meanwhile, and kept only what was lent.
+            self.clear();
+        } else {
+            self.consume(count, now);
+        }
+    }
+
+    /// Whether the kernel may be reading from it.
+    pub(crate) fn is_lent(&self) -> bool {
+        self.lent > 0
+    }
+
     /// The first `count` bytes are written; their chunks are released.
     pub(crate) fn consume(&mut self, count: usize, now: Instant) {
         debug_assert!(count <= self.queued);
@@ -129,11 +163,15 @@ impl Output {
         self.check_invariants();
     }
 
-    /// Drops everything that is queued.
+    /// Drops everything that is queued; what is lent, as soon as it is settled.
     pub(crate) fn clear(&mut self) {
-        self.chunks = VecDeque::new();
-        self.written = 0;
         self.queued = 0;
+        if self.lent > 0 {
+            self.chunks.truncate(self.lent);
+        } else {
+            self.chunks = VecDeque::new();
+            self.written = 0;
+        }
     }
 
     pub(crate) fn is_empty(&self) -> bool {

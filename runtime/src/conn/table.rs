@@ -56,10 +56,9 @@ impl Table {
         self.get_mut(id).filter(|conn| !conn.is_closing())
     }
 
-    pub(crate) fn remove(&mut self, id: ConnId) {
-        if self.get(id).is_some() {
-            self.entries.remove(id.slot as usize);
-        }
+    pub(crate) fn remove(&mut self, id: ConnId) -> Option<Connection> {
+        self.get(id)?;
+        Some(self.entries.remove(id.slot as usize).conn)
     }
 
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Connection> {

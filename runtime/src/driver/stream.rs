@@ -18,12 +18,11 @@ use nix::{
     errno::Errno,
     sys::socket::{MsgFlags, Shutdown, recv, send, sendmsg, shutdown},
 };
-use socket2::{SockRef, TcpKeepalive};
 
+use super::life::Life;
 use crate::{
-    conn::{ConnId, Connection, Counters, Output, SLICES_MAX, Service, Step, serve},
+    conn::{Alarm, Output, SLICES_MAX, Service, Step},
     handlers::CloseReason,
-    net::Net,
     shard::Shard,
 };
 
@@ -32,18 +31,11 @@ const ROUNDS_PER_TURN: usize = 8;
 /// … or fewer, if they took so long: a peer that floods must not delay the others.
 const WORK_PER_TURN: Duration = Duration::from_micros(250);
 
-/// A peer that has been silent for so long is asked whether it is there …
-const PROBE_AFTER: Duration = Duration::from_secs(60);
-/// … at this interval, and taken for gone after so many questions without an answer.
-const PROBE_INTERVAL: Duration = Duration::from_secs(10);
-const PROBES: u32 = 6;
-
 /// Drives one connection from its `opened` to its `closed` hook; resolves to why it ended.
 pub(crate) struct StreamDriver<S: 'static> {
     shard: Rc<Shard<S>>,
-    service: Arc<Service<S>>,
+    life: Life<S>,
     stream: TcpStream,
-    id: ConnId,
     /// While it lets others have their turn.
     pass: Option<Pin<Box<dyn Future<Output = ()>>>>,
 }
@@ -62,58 +54,31 @@ impl<S: 'static> StreamDriver<S> {
     /// If the peer is gone already; then nothing was opened.
     pub(crate) fn open(shard: &Rc<Shard<S>>, service: &Arc<Service<S>>, socket: OwnedFd) -> io::Result<Self> {
         let socket = StdStream::from(socket);
-        let (peer, local) = (socket.peer_addr()?, socket.local_addr()?);
-        prepare(&socket)?;
+        let life = Life::begin(shard, service, &socket, Alarm::default())?;
         // SAFETY: the descriptor is open and owned by nobody else from here on.
         let stream = unsafe { TcpStream::from_raw_fd(socket.into_raw_fd()) };
-
-        let conn = Connection::new(peer, local, service.limits, Instant::now());
-        let id = shard.net.borrow_mut().table().insert(conn);
-        let driver = Self { shard: Rc::clone(shard), service: Arc::clone(service), stream, id, pass: None };
-        driver.counters().opened.add(1);
-        if let Some(opened) = service.handlers.opened {
-            driver.hook("opened", |state, net| opened(state, net, id));
-        }
+        let driver = Self { shard: Rc::clone(shard), life, stream, pass: None };
+        driver.life.run_opened(shard);
         Ok(driver)
-    }
-
-    fn counters(&self) -> &Counters {
-        &self.service.counters[self.shard.net.borrow().shard_index()]
-    }
-
-    /// Runs a hook; a panic costs this connection.
-    fn hook(&self, what: &str, f: impl FnOnce(&mut S, &mut Net<S>)) {
-        if self.shard.turn(what, f).is_none() {
-            self.counters().panics.add(1);
-            if let Some(conn) = self.shard.net.borrow_mut().connection(self.id) {
-                conn.close_after_flush(CloseReason::Panicked);
-            }
-        }
     }
 
     /// The time it is, also for the functions that run in this turn.
     fn begin_turn(&self, waker: &Waker) -> Instant {
         let (mut net, now) = (self.shard.net.borrow_mut(), Instant::now());
         net.set_now(now);
-        if let Some(conn) = net.connection(self.id) {
-            conn.set_waker(waker);
+        if let Some(conn) = net.connection(self.life.id) {
+            conn.alarm.set_task(waker);
         }
         now
     }
 
     fn round(&mut self, cx: &mut Context<'_>) -> Round {
         match self.flush(cx) {
-            Ok(true) => self.tell_writable(),
+            Ok(true) => self.life.tell_writable(&self.shard),
             Ok(false) => {}
             Err(error) => return Round::Over(CloseReason::Failed(error.kind())),
         }
-        let step = {
-            let mut net = self.shard.net.borrow_mut();
-            let draining = net.draining;
-            let Some(conn) = net.connection(self.id) else { return Round::Over(CloseReason::Cut) };
-            conn.step(draining)
-        };
-        match step {
+        match self.life.step(&self.shard) {
             Step::Serve => self.serve(0),
             Step::Read => return self.read(cx),
             Step::ReadLast => return self.read_last(),
@@ -125,9 +90,7 @@ impl<S: 'static> StreamDriver<S> {
 
     /// Serves what is held and the first `len` bytes of the scratch buffer.
     fn serve(&self, len: usize) {
-        let scratch = self.shard.scratch.borrow();
-        self.shard.with(|state, net| serve(state, net, &self.service, self.id, &scratch[..len]));
-        self.shard.retry_busy();
+        self.life.serve(&self.shard, &self.shard.scratch.borrow()[..len]);
     }
 
     fn read(&mut self, cx: &mut Context<'_>) -> Round {
@@ -158,18 +121,16 @@ impl<S: 'static> StreamDriver<S> {
     }
 
     fn end_of_input(&self, reason: CloseReason) {
-        if let Some(conn) = self.shard.net.borrow_mut().connection(self.id) {
-            conn.end_of_input(reason);
-        }
+        self.life.with(&self.shard, |conn| conn.end_of_input(reason));
     }
 
     /// Writes output until there is none or the socket takes no more; whether anything was written.
     fn flush(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
-        let Self { shard, service, stream, id, .. } = self;
+        let Self { shard, life, stream, .. } = self;
         let mut net = shard.net.borrow_mut();
         let (now, mut wrote) = (net.now(), false);
-        let counters = &service.counters[net.shard_index()];
-        while let Some(conn) = net.connection(*id)
+        let counters = &life.service.counters[net.shard_index()];
+        while let Some(conn) = net.connection(life.id)
             && !conn.output.is_empty()
         {
             let Poll::Ready(written) = poll_write(stream, &conn.output, cx) else { break };
@@ -181,62 +142,16 @@ impl<S: 'static> StreamDriver<S> {
         Ok(wrote)
     }
 
-    fn tell_writable(&self) {
-        let writable = {
-            let mut net = self.shard.net.borrow_mut();
-            net.connection(self.id).is_some_and(|conn| conn.output.take_writable())
-        };
-        if writable && let Some(writable) = self.service.handlers.writable {
-            self.hook("writable", |state, net| writable(state, net, self.id));
-        }
-    }
-
     fn fd(&self) -> RawFd {
         self.stream.as_raw_fd()
     }
 
-    /// Runs the `closed` hook, forgets the connection and closes the socket.
     fn close(&self, reason: &CloseReason) {
-        let counters = self.counters();
-        counters.closed.add(1);
-        let (peer, draining) = {
-            let mut net = self.shard.net.borrow_mut();
-            if let Some(conn) = net.connection(self.id) {
-                conn.cut(reason.clone());
-            }
-            (net.peer(self.id), net.draining)
-        };
-        if (reason.is_malformed() || *reason == CloseReason::Panicked)
-            && let Some(suppressed) = self.shard.complaints.borrow_mut().due(Instant::now())
-        {
-            tracing::warn!(service = self.service.name, ?peer, %reason, suppressed, "connection closed");
-        }
-        if matches!(reason, CloseReason::Idle | CloseReason::Stalled) {
-            counters.timed_out.add(1);
-        }
-        if let Some(closed) = self.service.handlers.closed {
-            self.hook("closed", |state, net| closed(state, net, self.id, reason));
-        }
-        let mut net = self.shard.net.borrow_mut();
-        net.table().remove(self.id);
-        if draining && *reason != CloseReason::Cut {
-            net.drained += 1;
-        }
-        drop(net);
-        self.shard.connection_ended();
+        self.life.end(&self.shard, reason);
         // A glommio stream must not be dropped with a poll in flight: shutting down completes it. The peer may
         // have closed already.
         let _ = shutdown(self.fd(), Shutdown::Both);
     }
-}
-
-/// Sets what a connection needs of its socket.
-fn prepare(socket: &StdStream) -> io::Result<()> {
-    // Replies are coalesced here; delaying them in the kernel only adds latency.
-    socket.set_nodelay(true)?;
-    // A peer that lost its power says no goodbye. Where nothing is sent to it, nothing else would ever notice.
-    let keepalive = TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_INTERVAL);
-    SockRef::from(socket).set_tcp_keepalive(&keepalive.with_retries(PROBES))
 }
 
 /// Writes from the front of `output`. If the socket takes nothing now, the task is woken when it does.
@@ -284,25 +199,5 @@ impl<S: 'static> Future for StreamDriver<S> {
             Poll::Pending => this.pass = Some(pass),
         }
         Poll::Pending
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::net::TcpListener;
-
-    use super::*;
-
-    #[test]
-    fn a_peer_that_vanished_will_be_noticed() {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let socket = StdStream::connect(listener.local_addr().expect("bound")).expect("connect");
-        prepare(&socket).expect("prepared");
-        let options = SockRef::from(&socket);
-        assert!(options.keepalive().expect("an option"));
-        assert_eq!(options.tcp_keepalive_time().expect("an option"), PROBE_AFTER);
-        assert_eq!(options.tcp_keepalive_interval().expect("an option"), PROBE_INTERVAL);
-        assert_eq!(options.tcp_keepalive_retries().expect("an option"), PROBES);
-        assert!(socket.nodelay().expect("an option"));
     }
 }
