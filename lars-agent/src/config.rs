@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use lars_runtime::daemon::ConfigError;
+use lars_runtime::{TcpDriver, daemon::ConfigError};
 use serde::{Deserialize, Serialize};
 
 use crate::core::{
@@ -35,6 +35,8 @@ pub struct AgentConfig {
     pub dns_answer_timeout: Duration,
     /// Addresses of lars-reporter, likewise.
     pub reporter_servers: Vec<String>,
+    /// What moves the bytes of the connections to both.
+    pub tcp_driver: TcpDriver,
     /// What each shard's table is built with; `modules_max` is one shard's part.
     pub table: TableConfig,
 }
@@ -63,6 +65,8 @@ impl Default for AgentConfig {
 pub struct RawConfig {
     /// This machine's IPv4 address in the statistics; empty: that of the link to lars-reporter.
     pub caller_ip: String,
+    /// What moves the bytes of the connections to lars-dns and lars-reporter.
+    pub tcp_driver: TcpDriver,
     /// `[api]`
     pub api: ApiSection,
     /// `[dns]`
@@ -190,6 +194,7 @@ impl RawConfig {
             dns_servers: servers("dns.servers", &self.dns.servers)?,
             dns_answer_timeout: millis("dns.answer_timeout_ms", self.dns.answer_timeout_ms)?,
             reporter_servers: servers("reporter.servers", &self.reporter.servers)?,
+            tcp_driver: self.tcp_driver,
             table,
         })
     }

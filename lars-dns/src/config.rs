@@ -3,7 +3,7 @@
 use std::{ops::RangeInclusive, time::Duration};
 
 use lars_runtime::{
-    TcpServerConfig,
+    TcpDriver, TcpServerConfig,
     daemon::{ConfigError, ServerSection},
 };
 use lars_store::StoreUrl;
@@ -27,6 +27,8 @@ pub struct DnsConfig {
     pub server: TcpServerConfig,
     /// Threads that serve.
     pub shards: usize,
+    /// What moves the bytes of connections.
+    pub tcp_driver: TcpDriver,
     /// Where the routes are.
     pub store: StoreUrl,
     /// How often it looks for changes there.
@@ -112,9 +114,9 @@ impl RawConfig {
     /// # Errors
     /// Naming the first key whose value cannot be.
     pub fn validate(&self) -> Result<DnsConfig, ConfigError> {
-        let (mut server, shards) = self.server.validate()?;
+        let (mut server, shards, tcp_driver) = self.server.validate()?;
         self.push.apply_to(&mut server)?;
-        Ok(DnsConfig { server, shards, store: self.store.url()?, timing: self.store.timing()? })
+        Ok(DnsConfig { server, shards, tcp_driver, store: self.store.url()?, timing: self.store.timing()? })
     }
 }
 

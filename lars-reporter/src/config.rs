@@ -3,7 +3,7 @@
 use std::{fmt::Display, ops::RangeInclusive, time::Duration};
 
 use lars_runtime::{
-    TcpServerConfig,
+    TcpDriver, TcpServerConfig,
     daemon::{ConfigError, ServerSection},
 };
 use lars_store::StoreUrl;
@@ -84,6 +84,8 @@ pub struct ReporterConfig {
     pub server: TcpServerConfig,
     /// Threads that serve the agents.
     pub shards: usize,
+    /// What moves the bytes of connections.
+    pub tcp_driver: TcpDriver,
     /// Where the statistics go.
     pub store: StoreUrl,
     /// Threads that write; see [`ReporterConfig::writers_used`].
@@ -125,7 +127,7 @@ impl RawConfig {
     /// # Errors
     /// Naming the key whose value cannot be.
     pub fn validate(self) -> Result<ReporterConfig, ConfigError> {
-        let (server, shards) = self.server.validate()?;
+        let (server, shards, tcp_driver) = self.server.validate()?;
         let store = self.store;
         let url = store.url.parse().map_err(|e| wrong("url", &e))?;
         let writers = ranged("writers", store.writers, 1..=WRITERS_MAX)?;
@@ -139,7 +141,16 @@ impl RawConfig {
         let queue_rows = ranged("queue_rows", store.queue_rows, ROWS_PER_MESSAGE_MAX..=QUEUE_ROWS_MAX)?;
         let drain_ms = ranged("drain_timeout_ms", store.drain_timeout_ms, 1..=DRAIN_TIMEOUT_MS_MAX)?;
         let drain_timeout = Duration::from_millis(drain_ms);
-        Ok(ReporterConfig { server, shards, store: url, writers, limits, queue_rows, drain_timeout })
+        Ok(ReporterConfig {
+            server,
+            shards,
+            tcp_driver,
+            store: url,
+            writers,
+            limits,
+            queue_rows,
+            drain_timeout,
+        })
     }
 }
 

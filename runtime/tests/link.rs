@@ -9,8 +9,7 @@ use std::{
 };
 
 use lars_runtime::{
-    Backoff, Flow, Handlers, SendError, Shards, ShardsConfig, TcpClient, TcpClientConfig, TcpServer,
-    TcpServerConfig,
+    Backoff, Flow, Handlers, SendError, Shards, TcpClient, TcpClientConfig, TcpServer, TcpServerConfig,
 };
 use lars_testkit::{Fault, Proxy, eventually, reserved_addr};
 use socket2::{Domain, Socket, Type};
@@ -44,7 +43,7 @@ fn asking() -> Handlers<Asking> {
 }
 
 fn clients() -> Shards<Asking> {
-    let config = ShardsConfig { shards: 1, ..ShardsConfig::default() };
+    let config = shards_config(1);
     Shards::start(config, |_| Asking::default()).expect("shards start")
 }
 

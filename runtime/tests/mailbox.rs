@@ -33,7 +33,7 @@ fn jobs_run_on_their_shard_in_order() {
 
 #[test]
 fn a_full_mailbox_refuses_and_submitting_waits() {
-    let shards = shards_with(ShardsConfig { shards: 1, mailbox_jobs_max: 4, ..ShardsConfig::default() });
+    let shards = shards_with(ShardsConfig { mailbox_jobs_max: 4, ..shards_config(1) });
     let shard = shards.shard(0).clone();
     let (entered, leave) = (Arc::new(Barrier::new(2)), Arc::new(Barrier::new(2)));
     let gate = (Arc::clone(&entered), Arc::clone(&leave));
@@ -89,14 +89,14 @@ fn ticks_come_on_every_shard() {
 
 #[test]
 fn a_state_that_cannot_be_built_is_an_error() {
-    let config = ShardsConfig { shards: 2, ..ShardsConfig::default() };
+    let config = shards_config(2);
     let started = Shards::start(config, |index| assert_ne!(index, 1, "on demand"));
     assert_eq!(started.err().expect("shard 1 fails").to_string(), "shard 1: building its state panicked");
 }
 
 #[test]
 fn unpinned_shards_and_more_shards_than_cpus_work() {
-    let config = ShardsConfig { shards: 5, placement: Placement::Unpinned, ..ShardsConfig::default() };
+    let config = ShardsConfig { placement: Placement::Unpinned, ..shards_config(5) };
     assert_eq!(shards_with(config).len(), 5);
     let shards = shards(5);
     assert_eq!(total(&shards, |_| 1), 5);

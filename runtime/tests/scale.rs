@@ -40,6 +40,13 @@ fn one_message_reaches_thousands_of_connections() {
     for client in &mut clients {
         assert_eq!(client.receive(), (ECHO, b"all at once".to_vec()));
     }
+    // More at once than there are buffers to receive it into.
+    for client in &mut clients {
+        client.send(ECHO, &[9; 5_000]);
+    }
+    for client in &mut clients {
+        assert_eq!(client.receive(), (ECHO, vec![9; 5_000]));
+    }
     drop(clients);
     eventually("all are released", || server.stats().open == 0 && connections(&shards) == 0);
 }

@@ -174,6 +174,29 @@ fn a_slow_reader_is_held_back_and_loses_nothing() {
 }
 
 #[test]
+fn floods_starve_nobody_of_buffers() {
+    let shards = shards(1);
+    let server = server(&shards);
+    let flooding: Vec<_> = (0..8)
+        .map(|_| {
+            let client = Client::connect(server.local_addr());
+            let mut writer = client.0.try_clone().expect("a second handle");
+            (client, thread::spawn(move || while writer.write_all(&frame(SINK, &[0; 50_000])).is_ok() {}))
+        })
+        .collect();
+    eventually("they flood", || server.stats().frames > 1_000);
+    let mut bystander = Client::connect(server.local_addr());
+    for round in 0..100_u8 {
+        assert_eq!(bystander.ask(ECHO, &[round; 10_000]), [round; 10_000]);
+    }
+    for (client, writing) in flooding {
+        client.0.shutdown(Shutdown::Both).expect("it is connected");
+        writing.join().expect("writing ends");
+    }
+    eventually("nothing is left of them", || connections(&shards) == 1 && pool_bytes_in_use(&shards) == 0);
+}
+
+#[test]
 fn a_reader_that_stays_stuck_is_cut() {
     let shards = shards(1);
     let config =
@@ -356,7 +379,7 @@ fn a_second_copy_is_told_that_the_port_is_in_use() {
 #[test]
 fn an_exhausted_pool_is_an_error_to_the_caller_and_costs_one_connection() {
     let pool_bytes_max = 16 << 10;
-    let shards = shards_with(ShardsConfig { shards: 1, pool_bytes_max, ..ShardsConfig::default() });
+    let shards = shards_with(ShardsConfig { pool_bytes_max, ..shards_config(1) });
     let server = server(&shards);
     let mut small = Client::connect(server.local_addr());
     assert_eq!(small.ask(ECHO, b"fits"), b"fits");

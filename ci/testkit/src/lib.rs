@@ -13,9 +13,18 @@ mod program;
 mod proxy;
 mod wait;
 
+use std::env;
+
 pub use descriptors::connections_possible;
 pub use mariadb::MariaDb;
 pub use ports::{reserved_addr, reserved_ports};
 pub use program::program;
 pub use proxy::{Fault, Proxy};
 pub use wait::{eventually, eventually_some};
+
+/// What moves the bytes of TCP connections in the services under test: `auto`, `ring` or `stream`. `ci/test` runs
+/// their tests once with each that differs, by setting `LARS_TEST_TCP_DRIVER`.
+#[must_use]
+pub fn tcp_driver() -> String {
+    env::var("LARS_TEST_TCP_DRIVER").unwrap_or_else(|_| "auto".into())
+}

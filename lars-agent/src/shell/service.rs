@@ -139,8 +139,12 @@ fn start_shards(config: &AgentConfig, sockets: &UdpSockets) -> Result<Shards<Age
         post::offices(config.api.shards).into_iter().map(|post| Mutex::new(Some(post))).collect();
     let (table, caller_ip, answer_timeout) =
         (config.table.clone(), config.caller_ip, config.dns_answer_timeout);
-    let shards_config =
-        ShardsConfig { name: "lars-agent".into(), shards: config.api.shards, ..ShardsConfig::default() };
+    let shards_config = ShardsConfig {
+        name: "lars-agent".into(),
+        shards: config.api.shards,
+        tcp_driver: config.tcp_driver,
+        ..ShardsConfig::default()
+    };
     Shards::start(shards_config, move |i| {
         let post = offices[i].lock().unwrap_or_else(PoisonError::into_inner).take();
         let post = post.expect("each shard is made once");

@@ -39,7 +39,8 @@ pub(crate) fn hosts(ports: impl IntoIterator<Item = u16>) -> Vec<HostAddr> {
 /// The defaults, but for ports that are free and these servers, and for windows so long that on the slowest
 /// machine none ends by itself.
 pub(crate) fn config(dns: SocketAddr, reporter: SocketAddr) -> RawConfig {
-    let mut raw = RawConfig::default();
+    let tcp_driver = lars_testkit::tcp_driver().parse().expect("the name of a driver");
+    let mut raw = RawConfig { tcp_driver, ..RawConfig::default() };
     raw.api.base_port = 0;
     raw.dns.servers = vec![dns.to_string()];
     raw.reporter.servers = vec![reporter.to_string()];

@@ -80,8 +80,12 @@ impl Dns {
         let Some(routes) = wait_for(&first, shutdown)? else {
             return Ok(None);
         };
-        let shards_config =
-            ShardsConfig { name: "lars-dns".into(), shards: config.shards, ..ShardsConfig::default() };
+        let shards_config = ShardsConfig {
+            name: "lars-dns".into(),
+            shards: config.shards,
+            tcp_driver: config.tcp_driver,
+            ..ShardsConfig::default()
+        };
         let shards = Shards::start(shards_config, move |_| Shard::new(Arc::clone(&routes)))?;
         let server = TcpServer::start(&shards, config.server, handlers())?;
         polling.serve(shards.handles().to_vec());

@@ -96,7 +96,7 @@ impl Reporter {
     pub fn start(config: ReporterConfig) -> Result<Self, StartError> {
         let (queues, receivers): (Vec<_>, Vec<_>) =
             (0..config.writers_used()).map(|_| queue::bounded(config.queue_rows)).unzip();
-        let shards = start_shards(config.shards, queues.clone())?;
+        let shards = start_shards(&config, queues.clone())?;
         let server = TcpServer::start(&shards, config.server.clone(), Intake::handlers())?;
         // After listening: a second copy that is refused shall not touch the database.
         let writers = start_writers(&config, receivers).map_err(StartError::Thread)?;
@@ -166,8 +166,16 @@ impl fmt::Debug for Reporter {
     }
 }
 
-fn start_shards(shards: usize, queues: Vec<RowSender>) -> Result<Shards<Intake>, lars_runtime::StartError> {
-    let config = ShardsConfig { name: "lars-reporter".to_owned(), shards, ..ShardsConfig::default() };
+fn start_shards(
+    config: &ReporterConfig,
+    queues: Vec<RowSender>,
+) -> Result<Shards<Intake>, lars_runtime::StartError> {
+    let config = ShardsConfig {
+        name: "lars-reporter".to_owned(),
+        shards: config.shards,
+        tcp_driver: config.tcp_driver,
+        ..ShardsConfig::default()
+    };
     Shards::start(config, move |_| Intake::new(queues.clone()))
 }
 

@@ -27,7 +27,9 @@ pub(crate) const CALLER: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 10);
 pub(crate) fn config(store: StoreUrl) -> ReporterConfig {
     let limits =
         Limits { flush_interval: Duration::from_millis(20), flush_rows: 500, pending_keys_max: 1_000_000 };
-    ReporterConfig { server: listening_on(([127, 0, 0, 1], 0)), store, limits, ..ReporterConfig::default() }
+    let tcp_driver = lars_testkit::tcp_driver().parse().expect("the name of a driver");
+    let server = listening_on(([127, 0, 0, 1], 0));
+    ReporterConfig { server, tcp_driver, store, limits, ..ReporterConfig::default() }
 }
 
 pub(crate) fn listening_on(addr: impl Into<SocketAddr>) -> TcpServerConfig {

@@ -237,6 +237,25 @@ mod tests {
         Push(usize),
         PushShared(usize),
         Consume(usize),
+        /// A write that ends after the next so many operations, having written so much.
+        Lend(usize, usize),
+    }
+
+    /// Where the front of the queue lies.
+    fn places(output: &mut Output) -> Vec<(*const u8, usize)> {
+        let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+        let count = output.lend(&mut slices);
+        slices[..count].iter().map(|slice| (slice.as_ptr(), slice.len())).collect()
+    }
+
+    fn stay(places: &[(*const u8, usize)], output: &Output) -> bool {
+        let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+        let count = output.slices(&mut slices);
+        // The last may have got longer.
+        slices[..count]
+            .iter()
+            .zip(places)
+            .all(|(slice, (at, len))| slice.as_ptr() == *at && slice.len() >= *len)
     }
 
     fn ops() -> impl Strategy<Value = Vec<Op>> {
@@ -245,6 +264,7 @@ mod tests {
             len().prop_map(Op::Push),
             len().prop_map(Op::PushShared),
             len().prop_map(Op::Consume),
+            (0..6_usize, len()).prop_map(|(pause, len)| Op::Lend(pause, len)),
         ];
         prop::collection::vec(op, 0..60)
     }
@@ -255,6 +275,7 @@ mod tests {
             let (pool, now) = (Pool::new(1 << 20), Instant::now());
             let mut output = Output::new(BYTES_MAX, now);
             let mut model: Vec<u8> = Vec::new();
+            let mut lent: Option<(usize, usize, Vec<_>)> = None;
             for (index, op) in ops.into_iter().enumerate() {
                 let fits = |len: usize| model.len() + len <= BYTES_MAX;
                 match op {
@@ -268,16 +289,34 @@ mod tests {
                         prop_assert_eq!(output.push_shared(&message, now).is_ok(), fits(len));
                         if fits(len) { model.extend(&*message) }
                     }
+                    Op::Lend(pause, len) if lent.is_none() && !model.is_empty() => {
+                        lent = Some((index + pause, len, places(&mut output)));
+                    }
+                    Op::Lend(..) => {}
+                    // There is one write at a time.
+                    Op::Consume(_) if lent.is_some() => {}
                     Op::Consume(len) => {
                         let len = len.min(model.len());
                         output.consume(len, now);
                         model.drain(..len);
                     }
                 }
+                if let Some((until, len, places)) = &lent {
+                    prop_assert!(stay(places, &output));
+                    if *until <= index {
+                        let len = (*len).min(places.iter().map(|(_, len)| len).sum());
+                        output.settle(len, now);
+                        model.drain(..len);
+                        lent = None;
+                    }
+                }
                 let front = content(&output);
                 prop_assert!(model.starts_with(&front));
                 prop_assert_eq!(front.is_empty(), model.is_empty());
                 prop_assert_eq!(output.queued(), model.len());
+            }
+            if lent.is_some() {
+                output.settle(0, now);
             }
             output.consume(model.len(), now);
             prop_assert_eq!(pool.stats().bytes_in_use, 0);
@@ -293,6 +332,24 @@ mod tests {
         output.push_shared(&Arc::from(*b"abc"), now).expect("room");
         let mut slices = [IoSlice::new(&[]); SLICES_MAX];
         assert_eq!((output.slices(&mut slices), slices[0].len()), (1, 3), "the front has something to write");
+    }
+
+    #[test]
+    fn what_is_lent_outlives_a_clearing() {
+        let (pool, now) = (Pool::new(1 << 20), Instant::now());
+        let mut output = Output::new(BYTES_MAX, now);
+        let shared: Arc<[u8]> = (*b"shared").into();
+        output.push(b"copied", &pool, now).expect("room");
+        output.push_shared(&shared, now).expect("room");
+        let lent = places(&mut output);
+        output.push_shared(&shared, now).expect("room");
+        output.clear();
+        assert!(output.is_lent() && output.is_empty());
+        assert!(stay(&lent, &output));
+        assert_eq!(Arc::strong_count(&shared), 2, "what was not lent is gone");
+        output.settle(6, now);
+        assert!(!output.is_lent());
+        assert_eq!((Arc::strong_count(&shared), pool.stats().bytes_in_use), (1, 0));
     }
 
     #[test]

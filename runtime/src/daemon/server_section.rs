@@ -5,7 +5,7 @@ use std::{net::SocketAddr, num::NonZero, thread, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::ConfigError;
-use crate::TcpServerConfig;
+use crate::{TcpDriver, TcpServerConfig};
 
 /// More shards than this is a typing error, not a machine.
 const SHARDS_MAX: usize = 1_024;
@@ -22,20 +22,28 @@ pub struct ServerSection {
     pub max_connections: usize,
     /// A connection on which nothing came for so long is closed; 0: never.
     pub idle_timeout_ms: u64,
+    /// What moves the bytes of connections.
+    pub tcp_driver: TcpDriver,
 }
 
 impl ServerSection {
     /// The defaults of a service that listens on `listen`.
     #[must_use]
     pub fn new(listen: &str) -> Self {
-        Self { listen: listen.to_owned(), shards: 0, max_connections: 100_000, idle_timeout_ms: 0 }
+        Self {
+            listen: listen.to_owned(),
+            shards: 0,
+            max_connections: 100_000,
+            idle_timeout_ms: 0,
+            tcp_driver: TcpDriver::default(),
+        }
     }
 
-    /// What the server is started with, and on how many shards.
+    /// What the server is started with, on how many shards, and what moves their bytes.
     ///
     /// # Errors
     /// Naming the key whose value cannot be.
-    pub fn validate(&self) -> Result<(TcpServerConfig, usize), ConfigError> {
+    pub fn validate(&self) -> Result<(TcpServerConfig, usize, TcpDriver), ConfigError> {
         let wrong = |key: &str, problem: String| Err(ConfigError::new(format!("server.{key}"), problem));
         let Ok(listen) = self.listen.parse::<SocketAddr>() else {
             return wrong(
@@ -53,7 +61,7 @@ impl ServerSection {
         config.connections_max = self.max_connections;
         config.idle_timeout = (self.idle_timeout_ms > 0).then(|| Duration::from_millis(self.idle_timeout_ms));
         let shards = if self.shards == 0 { processors() } else { self.shards };
-        Ok((config, shards))
+        Ok((config, shards, self.tcp_driver))
     }
 }
 
@@ -67,10 +75,11 @@ mod tests {
 
     #[test]
     fn defaults_are_valid() {
-        let (config, shards) = ServerSection::new("0.0.0.0:7778").validate().unwrap();
+        let (config, shards, tcp_driver) = ServerSection::new("0.0.0.0:7778").validate().unwrap();
         assert_eq!(config.listen, "0.0.0.0:7778".parse().unwrap());
         assert_eq!((config.connections_max, config.idle_timeout), (100_000, None));
         assert!(shards >= 1);
+        assert_eq!(tcp_driver, TcpDriver::Auto);
     }
 
     #[test]

@@ -2,10 +2,13 @@
 
 use std::{fmt, io, str::FromStr};
 
+use serde::{Deserialize, Serialize};
+
 use super::ring;
 
 /// What moves the bytes of TCP connections.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum TcpDriver {
     /// [`Ring`](Self::Ring) where the kernel has what it needs (Linux 6.1), else [`Stream`](Self::Stream).
     #[default]

@@ -107,7 +107,13 @@ fn answer(net: &mut Net<Log>, conn: ConnId, reply: &[u8]) -> Flow {
 }
 
 pub fn shards(count: usize) -> Shards<Log> {
-    shards_with(ShardsConfig { shards: count, ..ShardsConfig::default() })
+    shards_with(shards_config(count))
+}
+
+/// With the driver under test.
+pub fn shards_config(count: usize) -> ShardsConfig {
+    let tcp_driver = lars_testkit::tcp_driver().parse().expect("the name of a driver");
+    ShardsConfig { shards: count, tcp_driver, ..ShardsConfig::default() }
 }
 
 pub fn shards_with(config: ShardsConfig) -> Shards<Log> {
@@ -145,7 +151,10 @@ pub struct Client(pub TcpStream);
 
 impl Client {
     pub fn connect(addr: SocketAddr) -> Self {
-        let stream = TcpStream::connect(addr).expect("connect");
+        Self::of(TcpStream::connect(addr).expect("connect"))
+    }
+
+    pub fn of(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
         stream.set_nodelay(true).expect("nodelay can be set");
         Self(stream)
