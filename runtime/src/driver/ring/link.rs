@@ -147,7 +147,7 @@ impl<S: 'static> Link<S> {
     fn close(&mut self, shard: &Shard<S>, uring: &mut Uring, reason: CloseReason) {
         let connection = self.life.end(shard, &reason);
         let output = connection.map(|connection| connection.output).filter(Output::is_lent);
-        self.closed = Some(Closed { reason, output: output });
+        self.closed = Some(Closed { reason, output });
         self.stop_receiving(uring);
         // A send that waits for the peer ends with this. The peer may have closed already.
         let _ = self.socket.shutdown(Shutdown::Both);

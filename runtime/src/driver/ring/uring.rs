@@ -73,6 +73,7 @@ pub(super) struct Uring {
     /// Requests that found the submission queue full; never more than the connections' own few.
     backlog: VecDeque<squeue::Entry>,
     /// Boxes for messages; the first `gathered` are being submitted.
+    #[expect(clippy::vec_box, reason = "a message stays where it is when there are more")]
     gathers: Vec<Box<Gather>>,
     gathered: usize,
     /// Requests that may touch memory of this process.
