@@ -164,7 +164,7 @@ fn report_to(url: &str) {
     let reporter = reporter(url.parse().expect("a URL"));
     let addr = reporter.local_addr();
     let flood = load(&format!(
-        "reporter-ingest --reporter {addr} --connections 2 --modules 20 --seconds 0.2 --warmup 0.05"
+        "reporter-ingest --reporter {addr} --connections 2 --modules 20 --seconds 1 --warmup 0.05"
     ));
     assert!(flood.completed > 0, "{flood:?}");
     let shape = "--connections 3 --modules 20 --hosts 7";

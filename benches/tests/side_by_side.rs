@@ -7,6 +7,7 @@ use std::{
 };
 
 use lars_benches::load::Measurement;
+use lars_testkit::reserved_addr;
 
 const LARS_BENCH: &str = env!("CARGO_BIN_EXE_lars-bench");
 
@@ -99,8 +100,7 @@ fn every_frame_of_a_tcp_echo_is_counted() {
 
 #[test]
 fn nobody_at_the_other_end_is_an_error_that_says_so() {
-    let free =
-        std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port");
+    let free = reserved_addr();
     for flags in [format!("tcp-echo --connect {free}"), format!("udp-get-host --agent {free} --shards 1")] {
         let output = Command::new(LARS_BENCH).arg("load").args(flags.split(' ')).output().expect("it starts");
         assert_eq!(output.status.code(), Some(1), "{flags}");
