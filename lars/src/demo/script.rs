@@ -251,8 +251,8 @@ mod tests {
         let (mut facts, mut script) = (facts(), Script::new(WATCH));
         store(&mut facts, &ROLES[..5], &[Role::Dead, Role::Flaky]);
         assert_eq!(script.advance(s(0), &facts), Some(Cue::Ejected));
-        assert_eq!(script.advance(s(9), &facts), None);
-        assert_eq!(script.advance(s(11), &facts), Some(Cue::End));
+        assert_eq!(script.advance(WATCH + ACT_TIME_MAX, &facts), None);
+        assert_eq!(script.advance(WATCH + ACT_TIME_MAX + s(1), &facts), Some(Cue::End));
         assert_eq!(script.marks().ejected_watch, None);
     }
 }
