@@ -48,7 +48,7 @@ pub struct ApiConfig {
     /// Shard i listens on `base_port + i`. 0: any consecutive ports that are free.
     pub base_port: u16,
     pub shards: usize,
-    /// How long an idle shard spins before it sleeps.
+    /// How long a shard polls its socket after a datagram before it sleeps.
     pub spin: Duration,
 }
 
@@ -89,7 +89,7 @@ pub struct ApiSection {
     pub shards: usize,
     /// Modules remembered at most, in all shards.
     pub modules_max: usize,
-    /// Microseconds that an idle shard spins before it sleeps; 0: none.
+    /// Microseconds that a shard polls its socket after a datagram before it sleeps; 0: none.
     pub spin_us: u64,
 }
 

@@ -6,17 +6,22 @@
 use std::{
     mem,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6},
+    ops::Range,
     os::fd::RawFd,
     ptr,
 };
 
 use libc::{
-    c_int, c_uint, iovec, mmsghdr, sa_family_t, sockaddr_in, sockaddr_in6, sockaddr_storage, socklen_t,
+    c_int, c_uint, cmsghdr, iovec, mmsghdr, sa_family_t, sockaddr_in, sockaddr_in6, sockaddr_storage,
+    socklen_t,
 };
 use nix::errno::Errno;
 
 /// Datagrams per system call, at most.
 pub(super) const BATCH: usize = 64;
+
+/// Longer replies go singly: segments must fit the network's packets.
+const SEGMENT_LEN_MAX: usize = 512;
 
 /// A reply buffer that has grown larger than this is given back after its reply.
 const REPLY_LEN_KEPT: usize = 4 << 10;
@@ -96,17 +101,51 @@ impl Inbox {
 }
 
 /// Collects up to [`BATCH`] replies and sends them at once.
+///
+/// Replies to one address that follow each other and are equally long, as a client with many requests under way
+/// gets them, go through the kernel as one datagram that it cuts apart at the end (`UDP_SEGMENT`): with four of
+/// them, half the work.
 pub(super) struct Outbox {
     replies: Vec<Reply>,
     count: usize,
+    /// What is being sent: the messages point into the other two, and to the addresses and bytes of the replies.
+    messages: Vec<mmsghdr>,
     iovecs: Vec<iovec>,
-    headers: Vec<mmsghdr>,
+    segments: Vec<Segments>,
+    /// Whether the kernel has refused none of the messages that it should cut apart.
+    joins: bool,
 }
 
 struct Reply {
-    to: sockaddr_storage,
-    to_len: socklen_t,
+    to: SocketAddr,
+    name: sockaddr_storage,
+    name_len: socklen_t,
     bytes: Vec<u8>,
+}
+
+impl Reply {
+    /// Whether the two may be segments of one message.
+    fn joins(&self, next: &Self) -> bool {
+        self.bytes.len() == next.bytes.len() && self.bytes.len() <= SEGMENT_LEN_MAX && self.to == next.to
+    }
+}
+
+/// The control message that has the kernel cut a message apart.
+#[repr(C)]
+struct Segments {
+    header: cmsghdr,
+    len: u16,
+}
+
+impl Segments {
+    fn of_len(len: usize) -> Self {
+        // SAFETY: all-zero bytes are a valid `cmsghdr`, a plain C struct of integers.
+        let mut header: cmsghdr = unsafe { mem::zeroed() };
+        header.cmsg_len = (mem::offset_of!(Self, len) + size_of::<u16>()) as _;
+        header.cmsg_level = libc::SOL_UDP;
+        header.cmsg_type = libc::UDP_SEGMENT;
+        Self { header, len: len as u16 }
+    }
 }
 
 /// What became of replies.
@@ -118,14 +157,17 @@ pub(super) struct Sent {
 
 impl Outbox {
     pub(super) fn new() -> Self {
+        let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
         // SAFETY: all-zero bytes are a valid `sockaddr_storage`, a plain C struct of integers.
-        let nowhere: sockaddr_storage = unsafe { mem::zeroed() };
-        let reply = |_| Reply { to: nowhere, to_len: 0, bytes: Vec::with_capacity(REPLY_LEN_KEPT) };
+        let name: sockaddr_storage = unsafe { mem::zeroed() };
+        let bytes = || Vec::with_capacity(REPLY_LEN_KEPT);
         Self {
-            replies: (0..BATCH).map(reply).collect(),
+            replies: (0..BATCH).map(|_| Reply { to: nowhere, name, name_len: 0, bytes: bytes() }).collect(),
             count: 0,
+            messages: Vec::with_capacity(BATCH),
             iovecs: Vec::with_capacity(BATCH),
-            headers: Vec::with_capacity(BATCH),
+            segments: Vec::with_capacity(BATCH),
+            joins: true,
         }
     }
 
@@ -143,7 +185,8 @@ impl Outbox {
     pub(super) fn commit(&mut self, to: SocketAddr) {
         let reply = &mut self.replies[self.count];
         if !reply.bytes.is_empty() {
-            reply.to_len = put_socket_addr(to, &mut reply.to);
+            reply.to = to;
+            reply.name_len = put_socket_addr(to, &mut reply.name);
             self.count += 1;
         }
     }
@@ -151,14 +194,10 @@ impl Outbox {
     /// Sends what was committed. What the kernel does not take at once is dropped: the sender asks again.
     pub(super) fn flush(&mut self, fd: RawFd) -> Sent {
         let count = mem::take(&mut self.count);
-        if count == 0 {
-            return Sent::default();
-        }
-        self.fill_headers(count);
         let mut result = Sent::default();
         let mut done = 0;
         while done < count {
-            match send_batch(fd, &mut self.headers[done..]) {
+            match self.send(fd, done..count) {
                 Ok(sent) => {
                     result.sent += sent;
                     done += sent;
@@ -168,6 +207,8 @@ impl Outbox {
                     result.unsent += count - done;
                     break;
                 }
+                // Not every network device can cut messages apart, with every kernel.
+                Err(_) if self.run_len(done..count) > 1 => self.joins = false,
                 // This one cannot be sent (too long, unreachable); the next may.
                 Err(_) => {
                     result.unsent += 1;
@@ -182,31 +223,59 @@ impl Outbox {
         result
     }
 
-    /// Points the headers at the first `count` replies.
-    fn fill_headers(&mut self, count: usize) {
+    /// Sends from the front of these replies, without waiting; how many.
+    fn send(&mut self, fd: RawFd, replies: Range<usize>) -> Result<usize, Errno> {
+        self.fill_messages(replies);
+        // SAFETY: each message points to an address, iovecs and perhaps a control message, and the iovecs to the
+        // bytes of replies; all are in `self` and unchanged since they were filled in. The kernel only reads them.
+        let sent = unsafe {
+            let len = self.messages.len() as c_uint;
+            libc::sendmmsg(fd, self.messages.as_mut_ptr(), len, libc::MSG_DONTWAIT)
+        };
+        let sent = usize::try_from(Errno::result(sent)?).unwrap_or(0);
+        Ok(self.messages[..sent].iter().map(|message| message.msg_hdr.msg_iovlen).sum())
+    }
+
+    /// Makes messages of these replies.
+    fn fill_messages(&mut self, replies: Range<usize>) {
+        self.messages.clear();
+        self.segments.clear();
         self.iovecs.clear();
-        self.headers.clear();
-        let replies = &mut self.replies[..count];
         self.iovecs.extend(
-            replies
+            self.replies[replies.clone()]
                 .iter_mut()
                 .map(|reply| iovec { iov_base: reply.bytes.as_mut_ptr().cast(), iov_len: reply.bytes.len() }),
         );
-        self.headers.extend(
-            replies.iter_mut().zip(&mut self.iovecs).map(|(reply, iovec)| {
-                header(ptr::from_mut(&mut reply.to), reply.to_len, ptr::from_mut(iovec))
-            }),
-        );
+        // None of the three grows from here on, so that pointers into them stay good.
+        let iovecs = self.iovecs.as_mut_ptr();
+        let mut next = replies.start;
+        while next < replies.end {
+            let run_len = self.run_len(next..replies.end);
+            let reply = &mut self.replies[next];
+            let (name, len) = (ptr::from_mut(&mut reply.name), reply.bytes.len());
+            // SAFETY: there is an iovec for each of the replies.
+            let mut message = header(name, reply.name_len, unsafe { iovecs.add(next - replies.start) });
+            if run_len > 1 {
+                self.segments.push(Segments::of_len(len));
+                message.msg_hdr.msg_iovlen = run_len;
+                message.msg_hdr.msg_control =
+                    self.segments.last_mut().map_or(ptr::null_mut(), ptr::from_mut).cast();
+                message.msg_hdr.msg_controllen = size_of::<Segments>() as _;
+            }
+            self.messages.push(message);
+            next += run_len;
+        }
     }
-}
 
-/// Sends from the front of `headers`, which `fill_headers` has just filled, without waiting; how many.
-fn send_batch(fd: RawFd, headers: &mut [mmsghdr]) -> Result<usize, Errno> {
-    // SAFETY: each header points to an address and an iovec, and that to the bytes of a reply, all of which the
-    // caller holds unchanged since they were filled in; the kernel only reads them.
-    let sent =
-        unsafe { libc::sendmmsg(fd, headers.as_mut_ptr(), headers.len() as c_uint, libc::MSG_DONTWAIT) };
-    Ok(usize::try_from(Errno::result(sent)?).unwrap_or(0))
+    /// How many of these replies, from the front, go in one message.
+    fn run_len(&self, replies: Range<usize>) -> usize {
+        match &self.replies[replies] {
+            [first, others @ ..] if self.joins => {
+                1 + others.iter().take_while(|other| first.joins(other)).count()
+            }
+            _ => 1,
+        }
+    }
 }
 
 fn header(name: *mut sockaddr_storage, name_len: socklen_t, iovec: *mut iovec) -> mmsghdr {
@@ -264,9 +333,10 @@ fn socket_addr(name: &sockaddr_storage) -> Option<SocketAddr> {
 
 #[cfg(test)]
 mod tests {
-    use std::{net::UdpSocket, os::fd::AsRawFd};
+    use std::{net::UdpSocket, os::fd::AsRawFd, time::Duration};
 
     use lars_testkit::eventually_some;
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -341,5 +411,67 @@ mod tests {
         assert_eq!(receiver.recv(&mut buffer).expect("the first"), 1);
         assert_eq!(receiver.recv(&mut buffer).expect("the last"), 65_507);
         drop(a);
+    }
+
+    /// Sends replies, as who gets them and their bytes, and returns what each of the two then has.
+    fn exchange(outbox: &mut Outbox, bind: &str, replies: &[(usize, Vec<u8>)]) -> [Vec<Vec<u8>>; 2] {
+        let receivers = [(); 2].map(|()| UdpSocket::bind(bind).expect("a socket"));
+        let out = UdpSocket::bind(bind).expect("a socket");
+        for (receiver, bytes) in replies {
+            outbox.draft().extend(bytes);
+            outbox.commit(receivers[*receiver].local_addr().expect("bound"));
+        }
+        assert_eq!(outbox.flush(out.as_raw_fd()), Sent { sent: replies.len(), unsent: 0 });
+        let mut received = [vec![], vec![]];
+        for (to, _) in replies {
+            let mut buffer = [0; 2_048];
+            receivers[*to].set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout can be set");
+            let len = receivers[*to].recv(&mut buffer).expect("a reply");
+            received[*to].push(buffer[..len].to_vec());
+        }
+        received
+    }
+
+    proptest! {
+        #[test]
+        fn joined_replies_arrive_as_single_ones_do(
+            replies in prop::collection::vec((0..2_usize, prop::sample::select(vec![1_usize, 24, 512, 513])), 1..=BATCH),
+            v6: bool,
+        ) {
+            let bind = if v6 { "[::1]:0" } else { "127.0.0.1:0" };
+            let replies: Vec<_> =
+                replies.into_iter().zip(0_u8..).map(|((to, len), n)| (to, vec![n; len])).collect();
+            let (mut joining, mut single) = (Outbox::new(), Outbox { joins: false, ..Outbox::new() });
+            let received = exchange(&mut joining, bind, &replies);
+            prop_assert_eq!(received, exchange(&mut single, bind, &replies));
+            prop_assert!(joining.joins, "the kernel refused nothing");
+        }
+    }
+
+    #[test]
+    fn a_run_of_replies_is_one_message() {
+        let mut outbox = Outbox::new();
+        for (port, len) in [(1, 8), (1, 8), (1, 8), (2, 8), (1, 8), (1, 9), (1, 9), (1, 600), (1, 600)] {
+            outbox.draft().resize(len, 0);
+            outbox.commit(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        }
+        outbox.fill_messages(0..9);
+        let runs: Vec<usize> = outbox.messages.iter().map(|message| message.msg_hdr.msg_iovlen).collect();
+        assert_eq!(runs, [3, 1, 1, 2, 1, 1]);
+    }
+
+    #[test]
+    fn joined_replies_that_are_refused_are_tried_singly() {
+        let receiver = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        let mut outbox = Outbox::new();
+        let nowhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        for to in [nowhere, nowhere, receiver.local_addr().expect("bound")] {
+            outbox.draft().extend(b"reply");
+            outbox.commit(to);
+        }
+        let out = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        assert_eq!(outbox.flush(out.as_raw_fd()), Sent { sent: 1, unsent: 2 });
+        assert!(!outbox.joins);
+        assert_eq!(receiver.recv(&mut [0; 8]).expect("the last"), 5);
     }
 }
