@@ -30,6 +30,8 @@ const EDITS: u16 = 40;
 /// Both ends are in this process, which may have 20,000 descriptors on many machines.
 const SUBSCRIBERS: usize = 9_900;
 const FAN_OUTS: u16 = 5;
+/// As many as lars-dns reads one by one.
+const MODULES_AT_ONCE: i32 = 900;
 
 /// What is reported on: hosts of modules, by callers.
 const MODULES: i32 = 100;
@@ -74,7 +76,45 @@ fn dns(server: &MariaDb, store: &StoreUrl) {
     edits(&dns, &mut *editor);
     println!("memory after full reloads: {} bytes per host", (rss() - rss_before) / HOSTS);
     fan_out(&dns, &mut *editor);
+    many_modules(&dns, &mut *editor);
     dns.stop();
+    full_loads(&mut *editor);
+}
+
+/// Many modules change in one edit, and one subscriber hears of all of them.
+fn many_modules(dns: &Dns, editor: &mut dyn Store) {
+    let modules: Vec<_> = (0..MODULES_AT_ONCE).map(|n| ModuleId::new(2 + n / 100, n % 100)).collect();
+    let mut subscriber = subscribe(dns.local_addr(), modules[0]);
+    for &module in &modules[1..] {
+        ask(&mut subscriber, module);
+    }
+    for n in 1..=FAN_OUTS {
+        let hosts = vec![HostAddr::v4(Ipv4Addr::LOCALHOST, n)];
+        let edits: Vec<_> = modules.iter().map(|&module| RouteEdit::Replace(module, hosts.clone())).collect();
+        editor.edit(&edits).expect("the edit is accepted");
+        let edited = Instant::now();
+        modules.iter().for_each(|_| read_frame(&mut subscriber));
+        let pushed = edited.elapsed();
+        let one_by_one = time(|| modules.iter().for_each(|&module| drop(editor.hosts(module))));
+        let together = time(|| drop(editor.hosts_of_each(&modules)));
+        println!(
+            "{MODULES_AT_ONCE} modules in one edit, the last pushed after {pushed:.0?}; \
+             to read them takes {one_by_one:.1?} one by one, {together:.1?} together"
+        );
+    }
+}
+
+/// What each full load costs, without anything else going on.
+fn full_loads(store: &mut dyn Store) {
+    let mut times: Vec<_> = (0..FAN_OUTS).map(|_| time(|| drop(store.load(&mut |_, _| {})))).collect();
+    times.sort_unstable();
+    println!("full load of {HOSTS} hosts: {:.0?} (median)", times[times.len() / 2]);
+}
+
+fn time(work: impl FnOnce()) -> Duration {
+    let start = Instant::now();
+    work();
+    start.elapsed()
 }
 
 /// Each edit comes at another moment of the poll and of the full reload.
@@ -125,12 +165,16 @@ fn change(editor: &mut dyn Store, module: ModuleId, n: u16) {
 /// Connects, asks, and reads the answer.
 fn subscribe(addr: SocketAddr, module: ModuleId) -> TcpStream {
     let mut stream = TcpStream::connect(addr).expect("lars-dns listens");
+    ask(&mut stream, module);
+    stream
+}
+
+fn ask(stream: &mut TcpStream, module: ModuleId) {
     let request = GetRouteRequest { modid: module.modid, cmdid: module.cmdid };
     let mut bytes = Vec::new();
     frame::encode(MessageId::GetRouteRequest, &request, &mut bytes).expect("fits");
     stream.write_all(&bytes).expect("lars-dns reads");
-    read_frame(&mut stream);
-    stream
+    read_frame(stream);
 }
 
 fn read_frame(stream: &mut TcpStream) {

@@ -23,7 +23,7 @@ pub trait RouteStore {
     /// Calls `each` with every host of every module, from one consistent snapshot.
     ///
     /// The order is that of the columns (`modid`, `cmdid`, `serverip`, `serverport`, all unsigned): hosts of
-    /// one module come together, each once. Rows are streamed, not collected.
+    /// one module come together, each once. At most a table of 16 bytes per host is held meanwhile.
     ///
     /// # Errors
     /// An error may come after `each` was called: what it got is then incomplete.

@@ -76,10 +76,19 @@ impl<'a> Loading<'a> {
 
     /// Takes the next row; `None` if its columns are not even numbers.
     pub(crate) fn row(&mut self, columns: Option<RouteColumns>) {
-        let Some(found) = columns.and_then(route) else {
-            self.report.skipped += 1;
-            return;
-        };
+        match columns.and_then(route) {
+            Some(found) => self.route(found),
+            None => self.skip(),
+        }
+    }
+
+    /// Counts a row that names no host.
+    pub(crate) fn skip(&mut self) {
+        self.report.skipped += 1;
+    }
+
+    /// Takes the next row that names a host.
+    pub(crate) fn route(&mut self, found: (ModuleId, HostAddr)) {
         // The tables have no unique key, and old editors wrote some rows twice.
         if self.last.replace(found) != Some(found) {
             self.report.rows += 1;

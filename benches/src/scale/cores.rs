@@ -27,7 +27,7 @@ use lars_reporter::core::{
 };
 
 use super::{
-    curve::{Axis, Curve, Series, Unit},
+    curve::{Axis, Curve, Figure, Series, Unit},
     effort::Effort,
     fleet,
 };
@@ -41,6 +41,9 @@ const HOSTS_PER_MODULE: usize = 3;
 
 /// Between two lookups, on the clock that the core is given.
 const STEP: Duration = Duration::from_nanos(100);
+
+/// The name of the curve that a figure is taken from.
+const SWEEP: &str = "agent-idle-by-modules";
 
 /// One module again and again is in the processor's cache; any module at random is not.
 #[derive(Clone, Copy)]
@@ -146,13 +149,22 @@ pub fn agent_sweep(effort: &Effort) -> Curve {
         series.add(modules, time);
     }
     Curve {
-        name: "agent-idle-by-modules".into(),
+        name: SWEEP.into(),
         title: "Agent: looking after modules that nobody asks for".into(),
         subtitle: format!("sweep of the module table in process, {HOSTS_PER_MODULE} hosts per module"),
         x: Axis::logarithmic("modules known to the agent", Unit::Count),
         y: Axis::logarithmic("processor time per second", Unit::Nanoseconds),
         series: vec![series],
     }
+}
+
+/// What one module adds to that, from the largest number of them.
+#[must_use]
+pub fn sweep_figure(curves: &[Curve]) -> Option<Figure> {
+    let curve = curves.iter().find(|curve| curve.name == SWEEP)?;
+    let last = curve.series.first()?.points.last()?;
+    let how = format!("processor time per second for a module that nobody asks for, {} modules", last.x);
+    Some(Figure::new("agent_sweep_cpu", Unit::Nanoseconds, last.y.median / last.x, &how))
 }
 
 /// A route query in lars-dns, against the number of modules.
@@ -216,6 +228,15 @@ pub fn reporter_by_modules(effort: &Effort) -> Curve {
         y: Axis::logarithmic("time per row", Unit::Nanoseconds),
         series: vec![writing, coalesced],
     }
+}
+
+/// A coalescer that holds a row for each of so many modules.
+#[must_use]
+pub fn holding(keys: usize) -> Coalescer {
+    let mut coalescer = coalescer();
+    let now = Instant::now();
+    (0..keys).for_each(|n| coalescer.add(row(fleet::module(n)), now));
+    coalescer
 }
 
 fn coalescer() -> Coalescer {

@@ -13,12 +13,13 @@ use super::{
     service::beside,
 };
 
-const HOSTS: [usize; 8] = [0, 1, 3, 10, 30, 100, 1_000, 4_000];
+const HOSTS: [usize; 7] = [1, 3, 10, 30, 100, 1_000, 4_000];
 
 /// Hosts of all modules together, about.
 const HOSTS_TOTAL: usize = 200_000;
 const MODULES_MAX: usize = 20_000;
 
+const KEYS: usize = 200_000;
 const CONNECTIONS: usize = 1_000;
 const SUBSCRIPTIONS_EACH: usize = 100;
 
@@ -49,7 +50,7 @@ pub fn count(used: impl Fn() -> usize) -> Heap {
     let effort = Effort::quick();
     for hosts in HOSTS {
         effort.say(format!("modules of {hosts} hosts"));
-        let modules = (HOSTS_TOTAL / hosts.max(1)).min(MODULES_MAX);
+        let modules = (HOSTS_TOTAL / hosts).min(MODULES_MAX);
         agent.add(hosts, exactly(weight(&used, || cores::table(modules, hosts)) / modules as f64));
         dns.add(hosts, exactly(weight(&used, || cores::snapshot(modules, hosts)) / modules as f64));
     }
@@ -58,8 +59,8 @@ pub fn count(used: impl Fn() -> usize) -> Heap {
         Figure::new(
             "agent_module_memory",
             Unit::Bytes,
-            at(&agent, 0),
-            &how("a module without hosts in an agent"),
+            at(&agent, 10) - 10.0 * per_host(&agent),
+            &how("a module of 10 hosts in an agent, without these"),
         ),
         Figure::new(
             "agent_host_memory",
@@ -86,8 +87,13 @@ pub fn count(used: impl Fn() -> usize) -> Heap {
         weight(&used, subscriptions) / (CONNECTIONS * SUBSCRIPTIONS_EACH) as f64,
         &how("a subscription in lars-dns, 1,000 connections with 100 each"),
     ));
+    figures.push(Figure::new(
+        "reporter_key_memory",
+        Unit::Bytes,
+        weight(&used, || cores::holding(KEYS)) / KEYS as f64,
+        &how("a row that lars-reporter holds"),
+    ));
     for series in [&mut agent, &mut dns] {
-        series.points.retain(|point| point.x > 0.0);
         series.points.iter_mut().for_each(|point| point.y = point.y.per(point.x));
     }
     let curve = Curve {

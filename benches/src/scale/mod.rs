@@ -3,6 +3,7 @@
 //! - [`cores`]: time of an operation in process; [`services`]: whole services over loopback sockets; [`heap`]: memory
 //!   to the byte.
 //! - [`curve`]: what comes out; [`report`]: where it is kept; [`plot`]: how it looks.
+//! - [`plan`]: what a fleet takes, computed from the figures.
 //! - [`args`]: the command line.
 //!
 //! What was measured for `docs/SCALING.md` is in `benches/curves`.
@@ -13,6 +14,7 @@ pub mod curve;
 pub mod effort;
 pub mod fleet;
 pub mod heap;
+pub mod plan;
 pub mod plot;
 pub mod report;
 mod service;
@@ -36,6 +38,8 @@ pub enum Subject {
     Hosts,
     /// Cost of a change against the number of its subscribers
     Subscribers,
+    /// Cost of a route query against the number of connections
+    Queries,
     /// Memory of cores and of whole services, and lookups over UDP
     Memory,
 }
@@ -86,6 +90,7 @@ pub fn measure(subject: Subject, effort: &Effort) -> Result<Report, ScaleError> 
                 cores::reporter_by_modules,
             ];
             report.curves.extend(curves.map(|curve| curve(effort)));
+            report.figures.extend(cores::sweep_figure(&report.curves));
         }
         Subject::Hosts => report.curves.push(cores::by_hosts(effort)),
         Subject::Subscribers => {
@@ -93,6 +98,11 @@ pub fn measure(subject: Subject, effort: &Effort) -> Result<Report, ScaleError> 
             let fan_out = services::fan_out(effort)?;
             report.curves.push(fan_out.curve);
             report.figures.extend(fan_out.figures);
+        }
+        Subject::Queries => {
+            let (curve, figure) = services::queries(effort)?;
+            report.curves.push(curve);
+            report.figures.push(figure);
         }
         Subject::Memory => {
             let heap = heap::measure()?;

@@ -26,7 +26,10 @@ use super::{
     fleet,
     service::Service,
 };
-use crate::load::{self, IoKind, Plan, agent::AgentPorts, pace::Pace, udp_lookups::GetHostLoad};
+use crate::load::{
+    self, IoKind, LoadError, Measurement, Plan, agent::AgentPorts, dns_query::DnsQueryLoad, pace::Pace,
+    udp_lookups::GetHostLoad,
+};
 
 /// Services run on this processor, what drives them on the other.
 const SERVICE_CPU: usize = 0;
@@ -35,6 +38,12 @@ const DRIVER_CPU: usize = 1;
 const SUBSCRIBERS: [usize; 4] = [10, 100, 1_000, 10_000];
 const MODULES: [usize; 4] = [100, 1_000, 10_000, 100_000];
 const HOSTS_PER_MODULE: usize = 10;
+
+/// Connections that query, and what they query.
+const CONNECTIONS: [usize; 4] = [1, 10, 100, 1_000];
+const MODULES_QUERIED: usize = 1_000;
+/// Queries under way at the same time, on all connections together, at most.
+const IN_FLIGHT_MAX: usize = 4_000;
 
 /// Sockets that look up, each a module of its own.
 const CALLERS: usize = 512;
@@ -216,6 +225,9 @@ pub fn fan_out(effort: &Effort) -> Result<FanOut, ScaleError> {
         each.add(count, Spread::of(costs));
     }
     if let Some(last) = each.points.last() {
+        let time = heard.points.last().map_or(0.0, |point| point.y.median);
+        let how = format!("first to last push read, one change to {subscribed} subscribers");
+        figures.push(Figure::new("dns_push_time", Unit::Nanoseconds, time / subscribed as f64, &how));
         let how = format!("lars-dns, one change to {subscribed} subscribers over loopback TCP");
         figures.push(Figure::new("dns_push_cpu", Unit::Nanoseconds, last.y.median, &how));
     }
@@ -276,6 +288,10 @@ pub fn by_size(effort: &Effort) -> Result<BySize, ScaleError> {
         memory[0].add(hosts, Spread::of(vec![dns.resident()?]));
         if modules == *effort.sizes(&MODULES).last().expect("some") {
             figures.extend(largest(&dns, &agent, hosts)?);
+            let how =
+                format!("processor time of lars-agent per get_host, {modules} modules, {CALLERS} callers");
+            let cost = lookups.points.last().map_or(0.0, |point| point.y.median);
+            figures.push(Figure::new("agent_lookup_cpu", Unit::Nanoseconds, cost, &how));
             figures.push(weigh_subscriptions(effort, &dns)?);
         }
     }
@@ -409,12 +425,21 @@ fn look_up(effort: &Effort, agent: &Service, modules: usize) -> Result<Spread, S
         in_flight: 1,
         report: false,
     };
+    cost_of_each(effort, agent, |plan| load.run(plan, &AtomicU64::new(0)))
+}
+
+/// Processor time of `service` per operation of `load`, in nanoseconds.
+fn cost_of_each(
+    effort: &Effort,
+    service: &Service,
+    load: impl Fn(&Plan) -> Result<Measurement, LoadError> + Sync,
+) -> Result<Spread, ScaleError> {
     let plan = Plan {
         warmup: Duration::from_millis(50),
-        measured: if effort.quick { Duration::from_millis(50) } else { Duration::from_millis(500) },
+        measured: Duration::from_millis(if effort.quick { 50 } else { 500 }),
         pace: Pace::Closed,
         timeout: Duration::from_secs(1),
-        server_pid: Some(agent.id()),
+        server_pid: Some(service.id()),
         io: IoKind::best(),
         gather: Duration::ZERO,
     };
@@ -423,13 +448,47 @@ fn look_up(effort: &Effort, agent: &Service, modules: usize) -> Result<Spread, S
         thread::scope(|scope| {
             let load = scope.spawn(|| {
                 load::pin(DRIVER_CPU)?;
-                load.run(&plan, &AtomicU64::new(0))
+                load(&plan)
             });
             load.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
     };
     let costs = (0..effort.repetitions).map(|_| Ok(once()?.server_us.unwrap_or_default() * 1e3));
     Ok(Spread::of(costs.collect::<Result<_, ScaleError>>()?))
+}
+
+/// Route queries to a whole lars-dns, against the number of connections.
+///
+/// # Errors
+/// If lars-dns cannot be started, or fails.
+pub fn queries(effort: &Effort) -> Result<(Curve, Figure), ScaleError> {
+    let mut site = Site::new()?;
+    site.grow(MODULES_QUERIED)?;
+    let dns = site.dns(&[])?;
+    let mut series = [Series::new("one query under way on each"), Series::new("32 under way on each")];
+    for &connections in effort.sizes(&CONNECTIONS) {
+        for (series, in_flight) in series.iter_mut().zip([1, 32]) {
+            if connections * in_flight > IN_FLIGHT_MAX {
+                continue;
+            }
+            effort.say(format!("queries on {connections} connections, {in_flight} under way on each"));
+            let modules = (0..MODULES_QUERIED).map(fleet::module).collect();
+            let load = DnsQueryLoad { server: dns.addrs()[0], modules, connections, in_flight };
+            series.add(connections, cost_of_each(effort, &dns, |plan| load.run(plan, &AtomicU64::new(0)))?);
+        }
+    }
+    let last = series[0].points.last().expect("one at least");
+    let how = format!("processor time of lars-dns, {} connections with one query under way each", last.x);
+    let figure = Figure::new("dns_query_cpu", Unit::Nanoseconds, last.y.median, &how);
+    let curve = Curve {
+        name: "query-service-by-connections".into(),
+        title: "lars-dns: one route query".into(),
+        subtitle: format!("whole service with one shard, loopback TCP, modules of {HOSTS_PER_MODULE} hosts"),
+        x: Axis::logarithmic("connections", Unit::Count),
+        y: Axis::logarithmic("processor time per query", Unit::Nanoseconds),
+        series: series.into(),
+    };
+    Ok((curve, figure))
 }
 
 fn weigh_subscriptions(effort: &Effort, dns: &Service) -> Result<Figure, ScaleError> {

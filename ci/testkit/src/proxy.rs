@@ -17,6 +17,8 @@ pub enum Fault {
     Refuse,
     /// Keeps connections open and forwards nothing.
     Blackhole,
+    /// Cuts each connection when so many bytes of it, about, have gone one way.
+    CutAfter(usize),
 }
 
 struct Shared {
@@ -126,14 +128,20 @@ fn forward(client: TcpStream, shared: &Arc<Mutex<Shared>>) -> io::Result<()> {
 
 fn pump(mut from: TcpStream, mut to: TcpStream, shared: &Mutex<Shared>) {
     let mut buffer = vec![0; 64 * 1024];
+    let mut forwarded = 0;
     while let Ok(read) = from.read(&mut buffer) {
         if read == 0 {
             break;
         }
-        let swallow = lock(shared).fault == Fault::Blackhole;
-        if !swallow && to.write_all(&buffer[..read]).is_err() {
+        match lock(shared).fault {
+            Fault::Blackhole => continue,
+            Fault::CutAfter(bytes) if forwarded >= bytes => break,
+            Fault::Pass | Fault::Refuse | Fault::CutAfter(_) => {}
+        }
+        if to.write_all(&buffer[..read]).is_err() {
             break;
         }
+        forwarded += read;
     }
     let _ = to.shutdown(Shutdown::Write);
 }
@@ -173,6 +181,19 @@ mod tests {
 
         proxy.cut_all();
         eventually("the cut connection ends", || matches!(stream.read(&mut reply), Ok(0)));
+
+        proxy.set(Fault::CutAfter(1_000));
+        let mut cut = TcpStream::connect(proxy.addr()).unwrap();
+        cut.write_all(&[1; 100_000]).unwrap();
+        let mut read = 0;
+        eventually("the connection ends", || match cut.read(&mut reply) {
+            Ok(0) | Err(_) => true,
+            Ok(more) => {
+                read += more;
+                false
+            }
+        });
+        assert!((1..100_000).contains(&read), "{read}");
 
         proxy.set(Fault::Refuse);
         let mut refused = TcpStream::connect(proxy.addr()).unwrap();

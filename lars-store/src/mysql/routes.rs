@@ -35,16 +35,18 @@ impl RouteStore for MysqlStore {
 
     fn load(&mut self, each: &mut dyn FnMut(ModuleId, HostAddr)) -> Result<LoadReport, StoreError> {
         self.with_patient_conn(LOAD_TIMEOUT, |conn| {
-            let mut loading = Loading::new(each);
-            // One statement reads one snapshot; its rows are taken from the connection as they come.
-            let rows = conn.exec_iter(
-                "SELECT modid, cmdid, serverip, serverport FROM RouteData
-                 ORDER BY modid, cmdid, serverip, serverport",
-                (),
-            )?;
+            // One statement reads one snapshot. Sorting is left to us: for the server, of which there is one, it
+            // would be half of the work.
+            let rows = conn.exec_iter("SELECT modid, cmdid, serverip, serverport FROM RouteData", ())?;
+            let (mut loading, mut found) = (Loading::new(each), Vec::new());
             for row in rows {
-                loading.row(mysql::from_row_opt(row?).ok());
+                match mysql::from_row_opt(row?).ok().and_then(row::route) {
+                    Some(route) => found.push(route),
+                    None => loading.skip(),
+                }
             }
+            found.sort_unstable_by_key(|&(module, host)| (module.to_unsigned(), host));
+            found.into_iter().for_each(|route| loading.route(route));
             Ok(loading.report())
         })
     }

@@ -1,0 +1,236 @@
+//! [`Fleet`]: what a fleet takes, computed from measured figures. `docs/SCALING.md` explains each formula.
+
+use std::fmt;
+
+use super::{curve::Unit, report::Report};
+
+/// Bytes of a frame's header, and of the TCP and IPv4 headers around it.
+const FRAME_HEADER: f64 = 8.0;
+const PACKET_HEADERS: f64 = 40.0 + 12.0;
+/// Bytes of a route before its hosts, and of one host below 128.0.0.0 (above: 17), tags included.
+const ROUTE_IDS: f64 = 6.0;
+const ROUTE_HOST: f64 = 11.0;
+/// Bytes of a row of `RouteData` on its way from the database: four numbers, a packet header, which are null.
+const ROW: f64 = 22.0;
+/// Statements of one look for changes: the version, the newest id, the changes.
+const POLL_STATEMENTS: f64 = 3.0;
+
+/// A fleet.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Fleet {
+    /// Machines that call services.
+    pub agents: f64,
+    /// Modules that each of them knows.
+    pub modules_per_agent: f64,
+    /// All modules.
+    pub modules: f64,
+    pub hosts_per_module: f64,
+    /// Lookups per second on each machine.
+    pub lookups: f64,
+    /// Changes of a module per second.
+    pub changes: f64,
+    /// Hosts whose counts change within a report interval, on each machine.
+    pub hosts_called: f64,
+    /// Seconds between two reports on a module.
+    pub report_interval: f64,
+    /// Seconds that a route counts as current.
+    pub update_timeout: f64,
+    /// Seconds between two comparisons with everything.
+    pub full_reload_interval: f64,
+    /// Rows that the database takes per second.
+    pub rows_per_second: f64,
+    /// Share of a processor that a service may take all the time.
+    pub load: f64,
+    /// Seconds in which the last agent shall have heard of a change of a module that everybody knows.
+    pub push_within: f64,
+}
+
+impl Default for Fleet {
+    fn default() -> Self {
+        Self {
+            agents: 100_000.0,
+            modules_per_agent: 50.0,
+            modules: 100_000.0,
+            hosts_per_module: 10.0,
+            lookups: 1_000.0,
+            changes: 1.0,
+            hosts_called: 100.0,
+            report_interval: 60.0,
+            update_timeout: 60.0,
+            full_reload_interval: 60.0,
+            rows_per_second: 150_000.0,
+            load: 0.5,
+            push_within: 1.0,
+        }
+    }
+}
+
+/// A line of the answer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Need {
+    pub what: &'static str,
+    pub unit: Unit,
+    pub value: f64,
+}
+
+/// A figure that the report does not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the figure {0} has not been measured")]
+pub struct Missing(pub &'static str);
+
+/// What the fleet takes, in the order of `docs/SCALING.md`.
+///
+/// # Errors
+/// If `measured` lacks a figure.
+pub fn needs(fleet: &Fleet, measured: &Report) -> Result<Vec<Need>, Missing> {
+    let figure = |name| measured.figure(name).ok_or(Missing(name));
+    let seconds = |name| Ok::<_, Missing>(figure(name)? / 1e9);
+    let Fleet { agents, modules, hosts_per_module, .. } = *fleet;
+    let hosts = modules * hosts_per_module;
+
+    // A module is asked for at its first lookup after the timeout, if there is one.
+    let asked = fleet.modules_per_agent.min(fleet.lookups * fleet.update_timeout);
+    let queries = agents * asked / fleet.update_timeout;
+    let subscribers = agents * fleet.modules_per_agent / modules;
+    let pushes = fleet.changes * subscribers;
+    let busy = queries * seconds("dns_query_cpu")? + pushes * seconds("dns_push_cpu")?;
+    let for_work = busy / fleet.load;
+    let for_pushes = agents * seconds("dns_push_time")? / fleet.push_within;
+    let shards = for_work.max(for_pushes).max(1.0).ceil();
+    let servers = shards.max(2.0);
+
+    let route = FRAME_HEADER + ROUTE_IDS + ROUTE_HOST * hosts_per_module;
+    let connections = agents / servers;
+    let subscriptions = connections * fleet.modules_per_agent;
+    let dns_memory = figure("dns_idle_memory")?
+        // The table that is served and the one that is loaded, and the rows it is made from.
+        + 2.0 * (modules * figure("dns_module_memory")? + hosts * figure("dns_host_memory")?) + 16.0 * hosts
+        + connections * figure("dns_connection_memory")?
+        + subscriptions * figure("dns_subscription_memory")?;
+
+    let agent_hosts = fleet.modules_per_agent * hosts_per_module;
+    let agent_memory = figure("agent_idle_memory")?
+        + fleet.modules_per_agent * figure("agent_module_memory")?
+        + agent_hosts * figure("agent_host_memory")?;
+    let agent_cpu = figure("agent_idle_cpu")?
+        + fleet.lookups * figure("agent_lookup_cpu")?
+        + fleet.modules_per_agent * figure("agent_sweep_cpu")?;
+
+    let rows = agents * fleet.hosts_called / fleet.report_interval;
+    let keys = agents * fleet.hosts_called;
+    // All agents of a server that ends go to others, and ask for everything they know.
+    let asked_again = subscriptions * seconds("dns_query_cpu")? / (servers - 1.0);
+    let count = |what, value| Need { what, unit: Unit::Count, value };
+    let bytes = |what, value| Need { what, unit: Unit::Bytes, value };
+    Ok(vec![
+        count("lars-dns: queries per second", queries),
+        count("lars-dns: pushes per second", pushes),
+        count("lars-dns: processors, busy as allowed", for_work),
+        count("lars-dns: processors, to push in time", for_pushes),
+        count("lars-dns: servers of one processor, two at least", servers),
+        bytes("lars-dns: memory of each", dns_memory),
+        bytes(
+            "lars-dns: replies and pushes per second, each",
+            (queries + pushes) / servers * (route + PACKET_HEADERS),
+        ),
+        bytes("lars-dns: a change that all agents hear", agents * (route + PACKET_HEADERS)),
+        Need {
+            what: "lars-dns: until all have asked again when one ends",
+            unit: Unit::Nanoseconds,
+            value: asked_again * 1e9,
+        },
+        count("MySQL: statements per second for polls", servers * POLL_STATEMENTS),
+        count("MySQL: routes read per second", servers * hosts / fleet.full_reload_interval),
+        bytes("MySQL: routes sent per second", servers * hosts * ROW / fleet.full_reload_interval),
+        count("MySQL: rows of statistics per second", rows),
+        count("MySQL: servers that take these", (rows / fleet.rows_per_second).ceil()),
+        count("MySQL: rows of the table of statistics", keys),
+        bytes("lars-reporter: memory while MySQL is away, all", keys * figure("reporter_key_memory")?),
+        bytes("lars-agent: memory", agent_memory),
+        Need { what: "lars-agent: processor time per second", unit: Unit::Nanoseconds, value: agent_cpu },
+    ])
+}
+
+impl fmt::Display for Need {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:<50} {:>9}", self.what, self.unit.show(self.value))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::curve::Figure, *};
+
+    /// Figures that are easy to compute with.
+    fn measured() -> Report {
+        let figures = [
+            ("dns_query_cpu", 10_000.0),
+            ("dns_push_cpu", 10_000.0),
+            ("dns_push_time", 10_000.0),
+            ("dns_idle_memory", 10e6),
+            ("dns_module_memory", 16.0),
+            ("dns_host_memory", 6.0),
+            ("dns_connection_memory", 2_000.0),
+            ("dns_subscription_memory", 70.0),
+            ("reporter_key_memory", 100.0),
+            ("agent_idle_memory", 6e6),
+            ("agent_module_memory", 100.0),
+            ("agent_host_memory", 100.0),
+            ("agent_idle_cpu", 1e6),
+            ("agent_lookup_cpu", 2_000.0),
+            ("agent_sweep_cpu", 100.0),
+        ];
+        let figure = |(name, value)| Figure::new(name, Unit::Count, value, "");
+        Report { curves: Vec::new(), figures: figures.map(figure).into() }
+    }
+
+    fn need(fleet: &Fleet, what: &str) -> f64 {
+        let needs = needs(fleet, &measured()).expect("all figures are there");
+        needs.iter().find(|need| need.what == what).expect(what).value
+    }
+
+    #[track_caller]
+    fn check(fleet: &Fleet, what: &str, expected: f64) {
+        let found = need(fleet, what);
+        assert!((found - expected).abs() <= expected * 1e-9, "{what}: {found}, not {expected}");
+    }
+
+    #[test]
+    fn a_fleet_by_hand() {
+        let fleet =
+            Fleet { agents: 60_000.0, modules_per_agent: 100.0, modules: 10_000.0, ..Fleet::default() };
+        // 60,000 × 100 modules, each asked for once a minute.
+        check(&fleet, "lars-dns: queries per second", 100_000.0);
+        // 600 subscribers of each module, one change per second.
+        check(&fleet, "lars-dns: pushes per second", 600.0);
+        // 100,600 × 10 µs at half a processor each.
+        check(&fleet, "lars-dns: processors, busy as allowed", 2.012);
+        check(&fleet, "lars-dns: processors, to push in time", 0.6);
+        check(&fleet, "lars-dns: servers of one processor, two at least", 3.0);
+        let connections = 20_000.0 * 2_000.0 + 2_000_000.0 * 70.0;
+        let tables = 2.0 * (10_000.0 * 16.0 + 100_000.0 * 6.0) + 16.0 * 100_000.0;
+        check(&fleet, "lars-dns: memory of each", 10e6 + tables + connections);
+        check(&fleet, "lars-dns: a change that all agents hear", 60_000.0 * 176.0);
+        check(&fleet, "MySQL: statements per second for polls", 9.0);
+        check(&fleet, "MySQL: routes read per second", 3.0 * 100_000.0 / 60.0);
+        check(&fleet, "MySQL: rows of statistics per second", 100_000.0);
+        check(&fleet, "MySQL: servers that take these", 1.0);
+        check(&fleet, "lars-reporter: memory while MySQL is away, all", 6_000_000.0 * 100.0);
+        check(&fleet, "lars-dns: until all have asked again when one ends", 2_000_000.0 * 10_000.0 / 2.0);
+        check(&fleet, "lars-agent: memory", 6e6 + 100.0 * 100.0 + 1_000.0 * 100.0);
+        check(&fleet, "lars-agent: processor time per second", 1e6 + 2e6 + 10_000.0);
+    }
+
+    #[test]
+    fn a_quiet_fleet_asks_as_often_as_it_looks_up() {
+        let fleet = Fleet { agents: 100.0, lookups: 0.1, update_timeout: 60.0, ..Fleet::default() };
+        check(&fleet, "lars-dns: queries per second", 10.0);
+        check(&fleet, "lars-dns: servers of one processor, two at least", 2.0);
+    }
+
+    #[test]
+    fn a_figure_that_is_missing_is_named() {
+        let error = needs(&Fleet::default(), &Report::default()).expect_err("nothing was measured");
+        assert_eq!(error.to_string(), "the figure dns_query_cpu has not been measured");
+    }
+}
