@@ -47,6 +47,11 @@ use crate::{
 /// Work without a break before the shard looks at its other IO.
 const WORK_PER_PASS: Duration = Duration::from_micros(500);
 
+/// Where completions follow each other within this time, the task waits for the next in the ring itself, which is one
+/// system call; to sleep on the executor and to wake up is about ten. The shard's other work waits meanwhile, no longer
+/// than it does for `WORK_PER_PASS`.
+const LINGER: Duration = Duration::from_micros(200);
+
 /// Between two log lines about a kernel that refuses to work.
 const LOG_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -134,10 +139,10 @@ impl<S: 'static> RingDriver<S> {
         !self.calls.is_empty() || self.links.borrow_mut().uring.has_work()
     }
 
-    /// Turns, until there is nothing to do.
-    async fn work(&self, shard: &Rc<Shard<S>>) {
+    /// Turns, until there is nothing to do, nor, if it `lingers`, soon will be.
+    async fn work(&self, shard: &Rc<Shard<S>>, lingers: bool) {
         let mut since = Instant::now();
-        while self.has_work() {
+        while self.has_work() || lingers && self.linger() {
             let now = Instant::now();
             if now.duration_since(since) > WORK_PER_PASS {
                 shard.reactor_pass.wait().await;
@@ -146,6 +151,12 @@ impl<S: 'static> RingDriver<S> {
             shard.net.borrow_mut().set_now(now);
             self.links.borrow_mut().turn(shard, &self.calls);
         }
+    }
+
+    /// Waits for a while; whether there is something to do then.
+    fn linger(&self) -> bool {
+        self.links.borrow_mut().wait(LINGER);
+        self.has_work()
     }
 
     /// Waits until there is something to do, or all is over.
@@ -175,9 +186,12 @@ pub(crate) async fn run<S: 'static>(shard: Rc<Shard<S>>) {
     let Some(mut nap) = ring.nap.take() else { return };
     let calls = Rc::clone(&ring.calls);
     shard.at_end(move || calls.wake());
+    let mut lingers = false;
     while !ring.is_over(&shard) {
-        ring.work(&shard).await;
+        ring.work(&shard, lingers).await;
+        let asleep_at = Instant::now();
         ring.sleep(&shard, &mut nap).await;
+        lingers = asleep_at.elapsed() < LINGER;
     }
     nap.end().await;
 }
@@ -185,11 +199,8 @@ pub(crate) async fn run<S: 'static>(shard: Rc<Shard<S>>) {
 impl<S: 'static> Links<S> {
     /// Submits what was made up, serves what has come, advances whom it concerns.
     fn turn(&mut self, shard: &Rc<Shard<S>>, calls: &WakeQueue) {
-        if let Err(error) = self.uring.turn(&mut self.completions)
-            && let Some(suppressed) = self.troubles.due(Instant::now())
-        {
-            tracing::error!(%error, suppressed, "io_uring refuses to work");
-        }
+        let turned = self.uring.turn(&mut self.completions);
+        self.complain(turned);
         let completions = mem::take(&mut self.completions);
         for completion in &completions {
             self.complete(shard, completion);
@@ -203,6 +214,19 @@ impl<S: 'static> Links<S> {
             self.advance(shard, slot);
         }
         (self.starved, self.due) = (starved, due);
+    }
+
+    fn wait(&mut self, timeout: Duration) {
+        let waited = self.uring.wait(timeout);
+        self.complain(waited);
+    }
+
+    fn complain(&mut self, result: io::Result<()>) {
+        if let Err(error) = result
+            && let Some(suppressed) = self.troubles.due(Instant::now())
+        {
+            tracing::error!(%error, suppressed, "io_uring refuses to work");
+        }
     }
 
     fn complete(&mut self, shard: &Rc<Shard<S>>, completion: &Completion) {

@@ -10,9 +10,13 @@ use std::{
     mem::{self, ManuallyDrop},
     os::fd::RawFd,
     sync::atomic::{Ordering, fence},
+    time::Duration,
 };
 
-use io_uring::{IoUring, cqueue, opcode, squeue, types::Fd};
+use io_uring::{
+    IoUring, cqueue, opcode, squeue,
+    types::{Fd, SubmitArgs, Timespec},
+};
 use nix::errno::Errno;
 
 use super::buffers::Buffers;
@@ -220,13 +224,19 @@ impl Uring {
         // SAFETY: the arguments are numbers, and no signal mask is passed.
         let entered =
             unsafe { self.uring.submitter().enter::<libc::sigset_t>(queued as u32, 0, GETEVENTS, None) };
-        match entered {
-            Ok(_) => Ok(()),
-            // Interrupted, or too much waits to be collected: it will be asked again.
-            Err(error) if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)) => {
-                Ok(())
-            }
-            Err(error) => Err(error),
+        come_back(entered)
+    }
+
+    /// Waits in the ring until something has come, but not for long.
+    ///
+    /// # Errors
+    /// If the kernel refuses to be asked at all.
+    pub(super) fn wait(&mut self, timeout: Duration) -> io::Result<()> {
+        let timeout = Timespec::from(timeout);
+        let args = SubmitArgs::new().timespec(&timeout);
+        match self.uring.submitter().submit_with_args(1, &args) {
+            Err(error) if error.raw_os_error() == Some(libc::ETIME) => Ok(()),
+            waited => come_back(waited),
         }
     }
 
@@ -247,6 +257,16 @@ impl Uring {
     /// The eventfd is silent.
     pub(super) fn rouse(&mut self) {
         self.uring.completion().disable_eventfd();
+    }
+}
+
+/// Interrupted, or too much waits to be collected: the kernel will be asked again.
+fn come_back(entered: io::Result<usize>) -> io::Result<()> {
+    match entered {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)) => {
+            Ok(())
+        }
+        entered => entered.map(drop),
     }
 }
 
