@@ -138,10 +138,12 @@ impl Line {
 impl Versus {
     fn of(own: &[&Measurement], base: &[&Measurement]) -> Self {
         let rounds = || own.iter().zip(base);
-        let cpu = rounds().filter_map(|(own, base)| Some(base.server_us? / own.server_us?));
+        // A round in which nothing was answered compares with nothing.
+        let spread =
+            |ratios: &mut dyn Iterator<Item = f64>| Spread::of(ratios.filter(|ratio| ratio.is_normal()));
         Self {
-            rate: Spread::of(rounds().map(|(own, base)| effective(own) / effective(base))),
-            cpu: Spread::of(cpu.filter(|ratio| ratio.is_finite())),
+            rate: spread(&mut rounds().map(|(own, base)| effective(own) / effective(base))),
+            cpu: spread(&mut rounds().filter_map(|(own, base)| Some(base.server_us? / own.server_us?))),
         }
     }
 }

@@ -35,6 +35,9 @@ const WAIT_MAX: Duration = Duration::from_millis(50);
 const PAUSE_STEP_MS: u64 = 377;
 const PAUSE_MAX_MS: u64 = 1_000;
 
+/// Latencies are kept to three digits up to here, an hour; longer ones count as so long.
+const LATENCY_MAX_NS: u64 = 3_600_000_000_000;
+
 /// Who subscribes to what, and how often that changes.
 #[derive(Clone, Debug)]
 pub struct DnsSubscribeLoad {
@@ -220,7 +223,7 @@ struct Seen {
 impl Default for Seen {
     fn default() -> Self {
         Self {
-            latencies: Histogram::new(3).expect("three digits are valid"),
+            latencies: Histogram::new_with_bounds(1, LATENCY_MAX_NS, 3).expect("the bounds are valid"),
             counts: Counts::default(),
             to_first_ms: Vec::new(),
             to_last_ms: Vec::new(),
