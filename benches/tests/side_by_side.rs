@@ -82,7 +82,7 @@ fn every_reply_of_a_udp_echo_is_counted() {
 
 #[test]
 fn every_frame_of_a_tcp_echo_is_counted() {
-    for kind in ["epoll", "tokio", "monoio", "glommio", "uring", "lars"] {
+    for kind in ["epoll", "tokio", "monoio", "glommio", "uring", "lars", "lars-stream"] {
         let server = Server::start(&format!("tcp-echo --kind {kind}"));
         for shape in [
             "--connections 10",

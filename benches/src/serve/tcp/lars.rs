@@ -3,7 +3,9 @@
 use std::{error::Error, net::SocketAddr};
 
 use lars_proto::frame::{self, HEADER_LEN};
-use lars_runtime::{ConnId, Flow, Handlers, Net, Shards, ShardsConfig, Shutdown, TcpServer, TcpServerConfig};
+use lars_runtime::{
+    ConnId, Flow, Handlers, Net, Shards, ShardsConfig, Shutdown, TcpDriver, TcpServer, TcpServerConfig,
+};
 
 use super::announce;
 use crate::frames::ECHO_ID;
@@ -12,9 +14,9 @@ use crate::frames::ECHO_ID;
 #[derive(Default)]
 struct Reply(Vec<u8>);
 
-pub(super) fn echo(listen: SocketAddr) -> Result<(), Box<dyn Error>> {
+pub(super) fn echo(tcp_driver: TcpDriver, listen: SocketAddr) -> Result<(), Box<dyn Error>> {
     let shutdown = Shutdown::on_signals()?;
-    let config = ShardsConfig { name: "echo".into(), shards: 1, ..ShardsConfig::default() };
+    let config = ShardsConfig { name: "echo".into(), shards: 1, tcp_driver, ..ShardsConfig::default() };
     let shards = Shards::start(config, |_| Reply::default())?;
     let handlers = Handlers::new(frame::next).on(ECHO_ID, reply);
     let server = TcpServer::start(&shards, TcpServerConfig::new(listen), handlers)?;

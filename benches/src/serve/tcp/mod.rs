@@ -15,6 +15,7 @@ use std::{
 };
 
 use lars_proto::frame::FrameError;
+use lars_runtime::TcpDriver;
 
 use super::announce;
 use crate::frames::Frames;
@@ -37,6 +38,8 @@ pub enum TcpKind {
     Uring,
     /// lars-runtime, as the servers of Lars
     Lars,
+    /// lars-runtime on glommio's streams, as on kernels before 6.1
+    LarsStream,
 }
 
 /// Echoes until the process is ended.
@@ -50,7 +53,8 @@ pub fn echo(kind: TcpKind, listen: SocketAddr) -> Result<(), Box<dyn Error>> {
         TcpKind::Glommio => on_glommio::echo(listen)?,
         TcpKind::Monoio => on_monoio::echo(TcpListener::bind(listen)?)?,
         TcpKind::Uring => on_uring::echo(bind(listen)?)?,
-        TcpKind::Lars => lars::echo(listen)?,
+        TcpKind::Lars => lars::echo(TcpDriver::Auto, listen)?,
+        TcpKind::LarsStream => lars::echo(TcpDriver::Stream, listen)?,
     }
     Ok(())
 }
