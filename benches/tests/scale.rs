@@ -29,3 +29,12 @@ fn curves_are_printed_kept_and_drawn_again() {
     assert_eq!(fs::read_to_string(&svg).expect("a plot"), drawn);
     assert!(folder.path().join("by-hosts.csv").is_file());
 }
+
+#[test]
+fn a_fleet_is_computed_from_the_figures_of_the_repository() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/curves");
+    let needs = lars_bench(&["plan", "--figures", folder, "--agents", "1000", "--modules-per-agent", "60"]);
+    // 1,000 agents ask for 60 modules once a minute.
+    let queries = needs.lines().find_map(|line| line.strip_prefix("lars-dns: queries per second"));
+    assert_eq!(queries.map(str::trim), Some("1 k"), "{needs}");
+}
