@@ -4,7 +4,8 @@
 //! function per message id ([`Handlers`]), a state per shard, and jobs ([`ShardHandle::try_submit`]).
 //!
 //! * [`Shards`]: one pinned thread with an executor each, owning a state that never leaves it.
-//! * [`TcpServer`], [`TcpClient`]: connections with bounded input and output, back-pressure, timeouts.
+//! * [`TcpServer`], [`TcpClient`]: connections with bounded input and output, back-pressure, timeouts; a
+//!   [`TcpDriver`] moves their bytes.
 //! * [`UdpServer`]: one socket per shard, datagrams in batches.
 //! * [`Pool`]: reusable buffers with a cap.
 //! * [`Shutdown`], [`preflight`], [`daemon`]: a process's beginning, configuration and end.

@@ -4,7 +4,7 @@
 //! turn is one call to the kernel: it submits what the turn before made up, and brings what has come. What was
 //! received is served at once; then each connection that something happened to is advanced by its
 //! [`Step`](crate::conn::Step), so that the replies to all frames of a turn are one send. Turns follow each other
-//! until one brings nothing; then the task sleeps on the ring's eventfd.
+//! until one brings nothing; then the task waits in the ring if pauses were short, and else sleeps on its eventfd.
 //!
 //! Nothing is lost when buffers run out: the kernel ends the receive, and it is asked again when there are
 //! buffers, of which there are more then.
