@@ -1,7 +1,7 @@
 //! Benchmarks of Lars.
 //!
 //! - `benches/`: what can be measured in one process, one file a subject; `cargo bench -p lars-benches` runs all.
-//! - `lars-bench load`: the load generator ([`load`]).
+//! - `lars-bench load`: the load generator ([`load`]), on a private io_uring ([`ring`]).
 //! - `lars-bench serve`: servers to compare with ([`serve`]).
 //! - `lars-bench scale`: how cost and memory grow ([`scale`]).
 //! - `compare`: a script that measures Lars and those side by side, and `lars-bench summary`, which makes a table of
