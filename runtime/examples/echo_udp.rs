@@ -6,11 +6,8 @@ use std::{error::Error, net::SocketAddr, process::ExitCode, time::Duration};
 
 use clap::Parser;
 use lars_runtime::{
-    Datagram, Net, Shards, ShardsConfig, Shutdown, UdpConfig, UdpServer, UdpSockets, preflight,
+    Datagram, Linger, Net, Shards, ShardsConfig, Shutdown, UdpConfig, UdpServer, UdpSockets, preflight,
 };
-
-/// The shards do nothing but echo.
-const LINGER: Duration = Duration::from_millis(1);
 
 #[derive(Parser)]
 struct Options {
@@ -38,7 +35,8 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     tracing::info!(addrs = ?sockets.local_addrs(), "listening");
     let config = UdpConfig {
         spin: Duration::from_micros(options.spin_us),
-        linger: Some(LINGER),
+        // The shards do nothing but echo.
+        linger: Some(Linger::default()),
         ..UdpConfig::default()
     };
     let server = UdpServer::start(&shards, sockets, config, echo);

@@ -51,5 +51,5 @@ pub use self::{
     shards::{DrainReport, Shards, ShardsConfig, StartError},
     shutdown::Shutdown,
     stats::TcpStats,
-    udp::{Datagram, UdpConfig, UdpSender, UdpServer, UdpSockets, UdpStats},
+    udp::{Datagram, Linger, UdpConfig, UdpSender, UdpServer, UdpSockets, UdpStats},
 };

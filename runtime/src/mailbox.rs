@@ -121,6 +121,11 @@ impl<S: 'static> ShardHandle<S> {
         }
     }
 
+    /// Whether something waits to be done by the shard.
+    pub(crate) fn has_mail(&self) -> bool {
+        !self.sender.is_empty()
+    }
+
     pub(crate) fn mount(&self, mount: impl FnOnce(&Rc<Shard<S>>) + Send + 'static) -> Result<(), Stopped> {
         self.post(Message::Mount(Box::new(mount)))
     }

@@ -1,6 +1,11 @@
 //! What the functions of a service can do on their shard: send, close, look at the clock, reach the siblings.
 
-use std::{fmt, net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    fmt,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use crate::{
     conn::{ConnId, Connection, Table},
@@ -28,6 +33,8 @@ pub struct Net<S> {
     shards: Arc<[ShardHandle<S>]>,
     index: usize,
     now: Instant,
+    /// When something was last queued for a connection.
+    sent_at: Option<Instant>,
     pool: Pool,
     table: Table,
     /// The connection whose frames are being served: its driver flushes anyway and needs no waking.
@@ -46,6 +53,7 @@ impl<S> Net<S> {
             shards,
             index,
             now,
+            sent_at: None,
             pool,
             table: Table::default(),
             serving: None,
@@ -90,6 +98,7 @@ impl<S> Net<S> {
     pub fn send(&mut self, conn: ConnId, bytes: &[u8]) -> Result<(), SendError> {
         let connection = self.table.open_mut(conn).ok_or(SendError::Gone)?;
         connection.output.push(bytes, &self.pool, self.now)?;
+        self.sent_at = Some(self.now);
         if self.serving != Some(conn) {
             connection.wake();
         }
@@ -103,6 +112,7 @@ impl<S> Net<S> {
     pub fn send_shared(&mut self, conn: ConnId, bytes: &Arc<[u8]>) -> Result<(), SendError> {
         let connection = self.table.open_mut(conn).ok_or(SendError::Gone)?;
         connection.output.push_shared(bytes, self.now)?;
+        self.sent_at = Some(self.now);
         if self.serving != Some(conn) {
             connection.wake();
         }
@@ -151,6 +161,11 @@ impl<S> Net<S> {
     #[must_use]
     pub fn pool(&self) -> &Pool {
         &self.pool
+    }
+
+    /// Whether something was queued for a connection less than `wait` ago.
+    pub(crate) fn has_sent_within(&self, wait: Duration) -> bool {
+        self.sent_at.is_some_and(|at| self.now.saturating_duration_since(at) < wait)
     }
 
     pub(crate) fn set_now(&mut self, now: Instant) {

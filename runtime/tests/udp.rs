@@ -3,8 +3,7 @@
 mod support;
 
 use std::{
-    io,
-    net::{SocketAddr, UdpSocket},
+    net::SocketAddr,
     sync::{
         OnceLock,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -14,11 +13,11 @@ use std::{
 };
 
 use lars_runtime::{
-    Datagram, ListenError, Net, Shards, TcpServer, TcpServerConfig, UdpConfig, UdpSender, UdpServer,
+    Datagram, Linger, ListenError, Net, Shards, TcpServer, TcpServerConfig, UdpConfig, UdpSender, UdpServer,
     UdpSockets,
 };
 use lars_testkit::eventually;
-use support::*;
+use support::{datagrams::*, *};
 
 const ANY: &str = "127.0.0.1:0";
 
@@ -56,35 +55,11 @@ fn server_with(shards: &Shards<Log>, count: usize, config: UdpConfig) -> (UdpSer
 
 /// Every way to wait for datagrams. What lingers does so between any two datagrams of these tests.
 fn ways_to_wait() -> [UdpConfig; 4] {
-    let (spin, linger) = (Duration::from_micros(50), Some(Duration::from_secs(1)));
+    let second = Duration::from_secs(1);
+    let (spin, linger) = (Duration::from_micros(50), Some(Linger { within: second, at_most: second }));
     let plain = UdpConfig::default();
     let [lingers, spins] = [UdpConfig { linger, ..plain.clone() }, UdpConfig { spin, ..plain.clone() }];
     [plain, lingers, spins, UdpConfig { spin, linger, ..UdpConfig::default() }]
-}
-
-fn client(server: SocketAddr) -> UdpSocket {
-    let socket = UdpSocket::bind(ANY).expect("a socket");
-    socket.connect(server).expect("connect");
-    socket.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
-    socket
-}
-
-fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<usize> {
-    loop {
-        match socket.recv(buffer) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            received => return received,
-        }
-    }
-}
-
-/// One question, one answer: loopback drops only what does not fit into buffers.
-fn ask(socket: &UdpSocket, request: &[u8]) -> Vec<u8> {
-    let mut buffer = vec![0; 65_507];
-    socket.send(request).expect("send");
-    let len = receive(socket, &mut buffer).expect("a reply");
-    buffer.truncate(len);
-    buffer
 }
 
 #[test]
@@ -247,7 +222,8 @@ fn a_caller_that_never_pauses_leaves_jobs_their_turn() {
 fn a_shard_with_two_sockets_lingers_in_neither() {
     let shards = shards(1);
     // Were it to, it would be for longer than the client has patience.
-    let config = UdpConfig { linger: Some(2 * PATIENCE), ..UdpConfig::default() };
+    let linger = Linger { within: 2 * PATIENCE, at_most: 2 * PATIENCE };
+    let config = UdpConfig { linger: Some(linger), ..UdpConfig::default() };
     let (_server, addrs) = server_with(&shards, 2, config);
     let sockets = [client(addrs[0]), client(addrs[1])];
     for _ in 0..10 {

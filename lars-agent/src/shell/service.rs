@@ -9,8 +9,8 @@ use std::{
 };
 
 use lars_runtime::{
-    ListenError, Shards, ShardsConfig, Shutdown, StartError as ShardsError, TcpClient, TcpClientConfig,
-    UdpConfig, UdpServer, UdpSockets,
+    Linger, ListenError, Shards, ShardsConfig, Shutdown, StartError as ShardsError, TcpClient,
+    TcpClientConfig, UdpConfig, UdpServer, UdpSockets,
 };
 
 use super::{
@@ -27,10 +27,6 @@ use crate::{
 
 /// How often each shard does what is due by time. All that an idle agent costs is these ticks.
 const TICK_PERIOD: Duration = Duration::from_millis(100);
-
-/// Lookups that follow each other within this time find their shard waiting in the socket. What the shard does
-/// besides can wait for so long.
-const LINGER: Duration = Duration::from_millis(1);
 
 /// How long the links may take to accept the last statistics, at the end, and how often they are offered.
 const TELL_DEADLINE: Duration = Duration::from_secs(3);
@@ -77,7 +73,8 @@ impl Agent {
         let sockets = bind(&config.api)?;
         let addrs = sockets.local_addrs();
         let shards = start_shards(&config, &sockets)?;
-        let udp_config = UdpConfig { spin: config.api.spin, linger: Some(LINGER), ..UdpConfig::default() };
+        let udp_config =
+            UdpConfig { spin: config.api.spin, linger: Some(Linger::default()), ..UdpConfig::default() };
         let udp = UdpServer::start(&shards, sockets, udp_config, AgentShard::on_datagram);
         let links_shard = shards.shard(LINKS_SHARD);
         TcpClient::start(links_shard, TcpClientConfig::new(config.dns_servers), dns::handlers());

@@ -28,10 +28,16 @@ use self::{
     batch::{Inbox, Outbox, Wait},
     socket::BoundSocket,
 };
-use crate::{counter::Counter, net::Net, panics::contain, shard::Shard, shards::Shards};
+use crate::{
+    counter::Counter, mailbox::ShardHandle, net::Net, panics::contain, shard::Shard, shards::Shards,
+};
 
-/// Work on one socket before the shard looks at its other IO.
+/// Work on one socket before the shard looks at its other IO; the second where it lingers in that socket.
 const WORK_PER_PASS: Duration = Duration::from_micros(500);
+const WORK_PER_PASS_LINGERING: Duration = Duration::from_millis(2);
+
+/// So long after it has sent something on a connection a shard does not linger: there may be an answer.
+const ANSWER_PATIENCE: Duration = Duration::from_millis(10);
 
 /// After a failure to receive, so that a lasting one does not occupy the shard.
 const ERROR_WAIT: Duration = Duration::from_millis(20);
@@ -43,11 +49,31 @@ pub struct UdpConfig {
     pub datagram_len_max: usize,
     /// How long a shard polls the socket after a datagram before it sleeps: quicker replies for a busy processor.
     pub spin: Duration,
-    /// Where datagrams follow each other within this time, the shard waits for the next one in the socket itself
-    /// for so long, rounded up to a tick of the kernel (1 to 10 ms), before it goes to sleep on all its IO: one
-    /// system call where that takes ten. Its jobs, timers and connections wait meanwhile, so it is for shards
-    /// that do little else, and done only if no shard has two of the sockets. `None`: never.
-    pub linger: Option<Duration>,
+    /// Whether a shard stays with its socket; only done if no shard has two of the sockets. `None`: never.
+    pub linger: Option<Linger>,
+}
+
+/// Waiting for the next datagram in the socket itself before going to sleep on all IO: one system call where that
+/// takes ten.
+///
+/// Other IO of the shard ends the wait: io_uring interrupts a thread that has a completion to look at
+/// (io_uring_setup(2), at `IORING_SETUP_COOP_TASKRUN`). What completed just before is looked at when the wait ends.
+/// So this is for shards that do little else; one that has jobs, or has just sent something on a connection,
+/// does not linger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Linger {
+    /// It is done where datagrams follow each other within this time.
+    pub within: Duration,
+    /// How long at a time, rounded up to a tick of the kernel (1 to 10 ms). A short wait costs more than a long one:
+    /// each has the kernel set its timer.
+    pub at_most: Duration,
+}
+
+impl Default for Linger {
+    /// Datagrams within 1 ms of each other, 100 ms at most.
+    fn default() -> Self {
+        Self { within: Duration::from_millis(1), at_most: Duration::from_millis(100) }
+    }
 }
 
 impl Default for UdpConfig {
@@ -148,6 +174,7 @@ impl fmt::Debug for UdpServer {
 /// One socket on its shard.
 struct Serving<S: 'static> {
     shard: Rc<Shard<S>>,
+    handle: ShardHandle<S>,
     socket: glommio::net::UdpSocket,
     sender: UdpSender,
     index: usize,
@@ -176,7 +203,8 @@ impl<S: 'static> Serving<S> {
         counters: Arc<Counters>,
     ) -> Self {
         let BoundSocket { sender, for_glommio } = socket;
-        let linger = config.linger.filter(|linger| sender.set_receive_timeout(*linger).is_ok());
+        let handle = shard.net.borrow().shard(shard.index()).clone();
+        let linger = config.linger.filter(|linger| sender.set_receive_timeout(linger.at_most).is_ok());
         let config = UdpConfig { linger, ..config };
         // SAFETY: the descriptor is open and owned by nobody else from here on.
         let socket = unsafe { glommio::net::UdpSocket::from_raw_fd(for_glommio.into_raw_fd()) };
@@ -187,6 +215,7 @@ impl<S: 'static> Serving<S> {
         let (len_max, now) = (config.datagram_len_max, Instant::now());
         Self {
             shard: Rc::clone(shard),
+            handle,
             socket,
             sender,
             index,
@@ -238,14 +267,15 @@ impl<S: 'static> Serving<S> {
         if waited {
             self.passed_at = now;
         }
-        self.lingers = self.config.linger.is_some_and(|linger| now - self.served_at < linger);
+        self.lingers = self.config.linger.is_some_and(|linger| now - self.served_at < linger.within);
         self.served_at = now;
         received
     }
 
     /// Lets the shard look at its other IO if this socket has had it work for long enough.
     async fn pass_if_due(&mut self) {
-        if self.served_at - self.passed_at > WORK_PER_PASS {
+        let work = if self.lingers { WORK_PER_PASS_LINGERING } else { WORK_PER_PASS };
+        if self.served_at - self.passed_at > work {
             self.pass().await;
         }
     }
@@ -295,10 +325,16 @@ impl<S: 'static> Serving<S> {
     async fn receive(&mut self) -> usize {
         let polls = !self.lingers || !self.config.spin.is_zero();
         let received = if polls { self.poll().await } else { 0 };
-        if received > 0 || !self.lingers {
+        if received > 0 || !self.lingers || self.has_other_work() {
             return received;
         }
         self.inbox.receive(self.sender.fd(), Wait::UntilTimeout).unwrap_or(0)
+    }
+
+    /// Whether the shard should look at its other IO before it waits. What came while it was busy here does not
+    /// end the wait.
+    fn has_other_work(&self) -> bool {
+        self.handle.has_mail() || self.shard.net.borrow().has_sent_within(ANSWER_PATIENCE)
     }
 
     /// Receives what is there, or comes before it has spun for long enough.

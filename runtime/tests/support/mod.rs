@@ -1,6 +1,8 @@
 //! A framed echo service and a client for it, shared by the tests of this crate.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
+pub mod datagrams;
+
 use std::{
     fmt,
     io::{self, Read, Write},
