@@ -6,6 +6,7 @@
 //! and room to send.
 
 pub mod agent;
+mod answered;
 mod cpu;
 pub mod dns_query;
 pub mod dns_subscribe;

@@ -9,6 +9,7 @@ use std::{
 
 use super::{
     LoadError,
+    answered::Answered,
     in_flight::Batches,
     measurement::Measurement,
     run::{Plan, Run},
@@ -75,9 +76,9 @@ impl<D: Dialogue> Talk<D> {
         plan: &Plan,
         progress: &AtomicU64,
     ) -> Result<Measurement, LoadError> {
-        let is_answered = vec![false; self.connections.len()];
+        let answered = Answered::none_of(self.connections.len());
         let run = Run::start(plan, progress);
-        Driver { run, streams, talk: self, answered: Vec::new(), is_answered, first: 0 }.run()
+        Driver { run, streams, talk: self, answered, first: 0 }.run()
     }
 }
 
@@ -118,9 +119,8 @@ struct Driver<'a, D, S> {
     run: Run<'a>,
     streams: S,
     talk: Talk<D>,
-    /// Connections whose replies were taken in this turn, and for each whether it is among them.
-    answered: Vec<usize>,
-    is_answered: Vec<bool>,
+    /// Connections whose replies were taken in this turn.
+    answered: Answered,
     /// Who is first to begin operations that have become due.
     first: usize,
 }
@@ -169,7 +169,7 @@ impl<D: Dialogue, S: Streams> Driver<'_, D, S> {
     }
 
     fn take_replies(&mut self, now: u64) -> Result<(), LoadError> {
-        let Self { run, streams, talk, answered, is_answered, .. } = self;
+        let Self { run, streams, talk, answered, .. } = self;
         let server = talk.server;
         while let Some((index, input)) = streams.next() {
             let connection = &mut talk.connections[index];
@@ -183,20 +183,15 @@ impl<D: Dialogue, S: Streams> Driver<'_, D, S> {
             if !connection.in_flight.finish(taken.answers, finished) {
                 return Err(LoadError::Server { server, problem: "sent more replies than it was asked for" });
             }
-            if !std::mem::replace(&mut is_answered[index], true) {
-                answered.push(index);
-            }
+            answered.add(index);
         }
         Ok(())
     }
 
     fn begin_after_replies(&mut self, now: u64) -> Result<(), LoadError> {
-        let mut answered = std::mem::take(&mut self.answered);
-        for index in answered.drain(..) {
-            self.is_answered[index] = false;
+        while let Some(index) = self.answered.take() {
             self.begin(index, now)?;
         }
-        self.answered = answered;
         Ok(())
     }
 }

@@ -11,6 +11,7 @@ use nix::errno::Errno;
 
 use super::{
     LoadError,
+    answered::Answered,
     measurement::Measurement,
     run::{Plan, Run},
     transport::{Caller, Datagrams, EpollDatagrams, IoKind, RingDatagrams, Sockets},
@@ -22,7 +23,8 @@ pub(super) trait Exchange {
     /// Where the answers are.
     fn server(&self) -> SocketAddr;
 
-    /// The length of every datagram it sends, if that is always the same.
+    /// The length of its longest datagrams, if it sends many of that length: the kernel can cut a batch of them, with
+    /// a shorter one at the end, by itself.
     fn datagram_len(&self) -> Option<usize>;
 
     /// The longest answer, in bytes.
@@ -72,9 +74,8 @@ struct Driver<'a, E, D> {
     run: Run<'a>,
     sockets: D,
     exchanges: Vec<E>,
-    /// Sockets whose replies were taken in this turn, and for each whether it is among them.
-    answered: Vec<usize>,
-    is_answered: Vec<bool>,
+    /// Sockets whose replies were taken in this turn, and that have sent nothing since.
+    answered: Answered,
     /// Who is first to begin operations that have become due.
     first: usize,
 }
@@ -89,8 +90,7 @@ impl<'a, E: Exchange, D: Datagrams + Sockets<Caller>> Driver<'a, E, D> {
         Ok(Self {
             run: Run::start(plan, progress),
             sockets,
-            answered: Vec::with_capacity(exchanges.len()),
-            is_answered: vec![false; exchanges.len()],
+            answered: Answered::none_of(exchanges.len()),
             exchanges,
             first: 0,
         })
@@ -142,34 +142,32 @@ impl<'a, E: Exchange, D: Datagrams + Sockets<Caller>> Driver<'a, E, D> {
 
     /// Takes the replies that have come. What follows from them is sent socket by socket.
     fn take_replies(&mut self, now: u64) -> Result<(), LoadError> {
-        let Self { run, sockets, exchanges, answered, is_answered, .. } = self;
-        while let Some((socket, datagram)) = sockets.next(|socket| exchanges[socket].in_flight()) {
-            let datagram = datagram.map_err(|error| failed(&exchanges[socket], error))?;
-            let Some(answer) = exchanges[socket].finish(datagram) else {
-                run.counts.stale += 1;
+        while let Some((socket, datagram)) = self.sockets.next(|socket| self.exchanges[socket].in_flight()) {
+            let exchange = &mut self.exchanges[socket];
+            let datagram = datagram.map_err(|error| failed(exchange, error))?;
+            let Some(answer) = exchange.finish(datagram) else {
+                self.run.counts.stale += 1;
                 continue;
             };
-            run.finish(answer.since, now, 1);
-            run.counts.refusals += u64::from(answer.is_refusal);
-            if !std::mem::replace(&mut is_answered[socket], true) {
-                answered.push(socket);
-            }
+            self.run.finish(answer.since, now, 1);
+            self.run.counts.refusals += u64::from(answer.is_refusal);
             if let Some(report) = answer.follow_up {
-                run.counts.reports += 1;
-                let sent = sockets.push(socket, report).and_then(|()| sockets.flush(socket));
-                sent.map_err(|error| failed(&exchanges[socket], error))?;
+                self.run.counts.reports += 1;
+                let pushed = self.sockets.push(socket, report);
+                pushed.map_err(|error| failed(&self.exchanges[socket], error))?;
+                // Together with what the socket asks next.
+                self.begin(socket, now)?;
+            } else {
+                self.answered.add(socket);
             }
         }
         Ok(())
     }
 
     fn begin_after_replies(&mut self, now: u64) -> Result<(), LoadError> {
-        let mut answered = std::mem::take(&mut self.answered);
-        for socket in answered.drain(..) {
-            self.is_answered[socket] = false;
+        while let Some(socket) = self.answered.take() {
             self.begin(socket, now)?;
         }
-        self.answered = answered;
         Ok(())
     }
 

@@ -49,15 +49,19 @@ impl GetHostLoad {
 /// Where the sequence number of a request stands: behind the header and its tag.
 const SEQ: Range<usize> = HEADER_LEN + 1..HEADER_LEN + 6;
 
+/// How far from the end of a report with a host, and no return code but 0, its address and its port stand.
+const REPORT_IP: Range<usize> = 11..21;
+const REPORT_PORT: Range<usize> = 0..10;
+
 /// Lookups of one module.
 struct Lookups {
     server: SocketAddr,
-    module: ModuleId,
     in_flight: Slots,
     /// A request, whose sequence number is written over.
     request: Vec<u8>,
     reports: bool,
-    /// The last report.
+    /// A report, whose host is written over. So all have the same length, and the kernel can cut a report and the
+    /// request behind it apart.
     report: Vec<u8>,
 }
 
@@ -66,21 +70,26 @@ impl Lookups {
         let ModuleId { modid, cmdid } = module;
         let mut request = Vec::new();
         put(MessageId::GetHostRequest, &GetHostRequest { seq: u32::MAX, modid, cmdid }, &mut request);
+        let mut report = Vec::new();
+        // Negative numbers take all of the ten bytes that there may be.
+        let host = Some(HostInfo { ip: -1, port: -1 });
+        let succeeded = RetCode::Succ as i32;
+        put(MessageId::ReportRequest, &ReportRequest { modid, cmdid, host, retcode: succeeded }, &mut report);
         Self {
             server: load.agent.of(module),
-            module,
             in_flight: Slots::new(load.in_flight),
             request,
             reports: load.report,
-            report: Vec::new(),
+            report,
         }
     }
 
     fn put_report(&mut self, host: HostInfo) {
-        let ModuleId { modid, cmdid } = self.module;
-        let report = ReportRequest { modid, cmdid, host: Some(host), retcode: RetCode::Succ as i32 };
-        self.report.clear();
-        put(MessageId::ReportRequest, &report, &mut self.report);
+        let len = self.report.len();
+        // A negative int32 is sent as the int64 of the same value.
+        for (place, value) in [(REPORT_IP, host.ip), (REPORT_PORT, host.port)] {
+            write_varint(&mut self.report[len - place.end..len - place.start], i64::from(value) as u64);
+        }
     }
 }
 
@@ -90,7 +99,7 @@ impl Exchange for Lookups {
     }
 
     fn datagram_len(&self) -> Option<usize> {
-        (!self.reports).then_some(self.request.len())
+        Some(if self.reports { self.report.len() } else { self.request.len() })
     }
 
     fn in_flight(&self) -> usize {
@@ -103,10 +112,7 @@ impl Exchange for Lookups {
 
     fn begin(&mut self, since: u64, now: u64) -> &[u8] {
         let seq = self.in_flight.begin(since, now).expect("there is room");
-        for (place, byte) in self.request[SEQ].iter_mut().enumerate() {
-            let more = if place + 1 < SEQ.len() { 0x80 } else { 0 };
-            *byte = (seq >> (7 * place)) as u8 & 0x7f | more;
-        }
+        write_varint(&mut self.request[SEQ], u64::from(seq));
         &self.request
     }
 
@@ -124,6 +130,15 @@ impl Exchange for Lookups {
 
     fn expire(&mut self, sent_before: u64) -> u64 {
         self.in_flight.expire(sent_before)
+    }
+}
+
+/// Writes `value` as a varint of that many bytes, of which it may need fewer.
+fn write_varint(bytes: &mut [u8], value: u64) {
+    let last = bytes.len() - 1;
+    for (place, byte) in bytes.iter_mut().enumerate() {
+        let more = if place < last { 0x80 } else { 0 };
+        *byte = (value >> (7 * place)) as u8 & 0x7f | more;
     }
 }
 
@@ -165,15 +180,25 @@ mod tests {
 
     #[test]
     fn a_host_is_reported() {
+        for (ip, port) in [(7, 8), (i32::MAX, 65_535), (i32::MIN, 1), (-1, 0)] {
+            check_report(ip, port);
+        }
+    }
+
+    fn check_report(ip: i32, port: i32) {
         let mut lookups = lookups(1, true);
         let request = lookups.begin(0, 0).to_vec();
         let GetHostRequest { seq, modid, cmdid } =
             GetHostRequest::decode(&request[HEADER_LEN..]).expect("a request");
-        let host = Some(HostInfo { ip: 7, port: 8 });
+        let longest = lookups.datagram_len();
+        assert!(Some(request.len()) < longest, "it can go behind a report");
+        let host = Some(HostInfo { ip, port });
         let mut reply = Vec::new();
         put(MessageId::GetHostResponse, &GetHostResponse { seq, modid, cmdid, retcode: 0, host }, &mut reply);
         let answer = lookups.finish(&reply).expect("an answer");
-        let report = ReportRequest::decode(&answer.follow_up.expect("a report")[HEADER_LEN..]);
+        let report = answer.follow_up.expect("a report");
+        assert_eq!(Some(report.len()), longest);
+        let report = ReportRequest::decode(&report[HEADER_LEN..]);
         assert_eq!(report, Ok(ReportRequest { modid, cmdid, host, retcode: 0 }));
     }
 }

@@ -116,7 +116,8 @@ pub(super) trait Sockets<S>: Sized {
 /// A connected UDP socket, and what is known of what it will send.
 pub(super) struct Caller {
     pub(super) socket: UdpSocket,
-    /// The length of all its datagrams, if they have the same: the kernel can then cut a batch by itself.
+    /// The length of its longest datagrams, if it sends many of that length: the kernel can cut a batch of them, with
+    /// a shorter one at the end, by itself.
     pub(super) datagram_len: Option<usize>,
     /// The longest datagram that it will receive, in bytes.
     pub(super) reply_len_max: usize,

@@ -48,10 +48,10 @@ impl Spare {
     }
 }
 
-/// Datagrams, a whole batch of one socket to an operation where they have the same length.
+/// Datagrams, a whole batch of one socket to an operation where all but the last have the same length.
 pub(in crate::load) struct RingDatagrams {
     ring: Ring,
-    /// Of each socket, the length of its datagrams if the kernel cuts batches there.
+    /// Of each socket, the length of its longest datagrams if the kernel cuts batches there.
     cuts: Vec<Option<usize>>,
     /// Of one socket, until the next flush.
     batch: Vec<u8>,
@@ -84,8 +84,10 @@ impl RingDatagrams {
 
 impl Datagrams for RingDatagrams {
     fn push(&mut self, socket: usize, datagram: &[u8]) -> Result<(), Errno> {
-        let joins = self.cuts[socket].is_some_and(|len| self.batch.len() < BATCH * len);
-        debug_assert!(self.cuts[socket].is_none_or(|len| len == datagram.len()), "not as long as was said");
+        let cut = self.cuts[socket];
+        debug_assert!(cut.is_none_or(|len| len >= datagram.len()), "longer than was said");
+        let joins =
+            cut.is_some_and(|len| self.batch.len().is_multiple_of(len) && self.batch.len() < BATCH * len);
         if !joins {
             self.flush(socket)?;
         }
