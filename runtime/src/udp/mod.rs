@@ -323,9 +323,10 @@ impl<S: 'static> Serving<S> {
 
     /// Receives a batch: what is there, else what comes while this spins, else what comes while it lingers.
     async fn receive(&mut self) -> usize {
-        let polls = !self.lingers || !self.config.spin.is_zero();
+        let lingers = self.lingers && !self.has_other_work();
+        let polls = !lingers || !self.config.spin.is_zero();
         let received = if polls { self.poll().await } else { 0 };
-        if received > 0 || !self.lingers || self.has_other_work() {
+        if received > 0 || !lingers {
             return received;
         }
         self.inbox.receive(self.sender.fd(), Wait::UntilTimeout).unwrap_or(0)
