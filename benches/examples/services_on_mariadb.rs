@@ -170,7 +170,7 @@ fn subscribe(addr: SocketAddr, module: ModuleId) -> TcpStream {
 }
 
 fn ask(stream: &mut TcpStream, module: ModuleId) {
-    let request = GetRouteRequest { modid: module.modid, cmdid: module.cmdid };
+    let request = GetRouteRequest { modid: module.modid, cmdid: module.cmdid, ..Default::default() };
     let mut bytes = Vec::new();
     frame::encode(MessageId::GetRouteRequest, &request, &mut bytes).expect("fits");
     stream.write_all(&bytes).expect("lars-dns reads");

@@ -7,7 +7,8 @@ use std::{
     time::Duration,
 };
 
-use lars_runtime::{TcpDriver, daemon::ConfigError};
+use lars_runtime::TcpDriver;
+use lars_service::ConfigError;
 use serde::{Deserialize, Serialize};
 
 use crate::core::{

@@ -2,10 +2,7 @@
 
 use std::error::Error;
 
-use lars_runtime::{
-    Shutdown,
-    daemon::{ConfigError, Daemon},
-};
+use lars_service::{ConfigError, Daemon, Shutdown};
 
 use crate::{AgentConfig, config::RawConfig, shell};
 

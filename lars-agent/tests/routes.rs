@@ -136,6 +136,7 @@ fn no_route_is_lost_when_they_come_faster_than_they_are_taken() {
         cmdid: far.cmdid,
         host: ports.iter().map(|&port| support::host(port).to_wire()).collect(),
         hosts_total: 0,
+        ..Default::default()
     };
     let mut burst = framed(MessageId::GetRouteResponse, &push(&[1, 2])).repeat(PUSHES as usize - 1);
     burst.extend(framed(MessageId::GetRouteResponse, &push(&[3])));
@@ -179,6 +180,7 @@ fn hosts_that_cannot_be_are_skipped_and_routes_that_were_cut_are_used() {
             .chain([bad(0), bad(65_536), bad(-1)])
             .collect(),
         hosts_total: 9_000,
+        ..Default::default()
     };
     stage.dns.push_bytes(&framed(MessageId::GetRouteResponse, &route));
     eventually("the route is used", || stage.client().get_route(ONE) == hosts([2, 3]));

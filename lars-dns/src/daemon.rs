@@ -2,10 +2,7 @@
 
 use std::error::Error;
 
-use lars_runtime::{
-    Shutdown,
-    daemon::{Alias, ConfigError, Daemon},
-};
+use lars_service::{Alias, ConfigError, Daemon, Shutdown};
 
 use crate::{DnsConfig, config::RawConfig, shell};
 

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    lars_runtime::daemon::main::<lars_dns::DnsDaemon>()
+    lars_service::main::<lars_dns::DnsDaemon>()
 }

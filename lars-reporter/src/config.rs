@@ -2,10 +2,8 @@
 
 use std::{fmt::Display, ops::RangeInclusive, time::Duration};
 
-use lars_runtime::{
-    TcpDriver, TcpServerConfig,
-    daemon::{ConfigError, ServerSection},
-};
+use lars_runtime::{TcpDriver, TcpServerConfig};
+use lars_service::{ConfigError, ServerSection};
 use lars_store::StoreUrl;
 use serde::{Deserialize, Serialize};
 

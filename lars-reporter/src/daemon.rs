@@ -2,17 +2,14 @@
 
 use std::error::Error;
 
-use lars_runtime::{
-    Shutdown,
-    daemon::{Alias, ConfigError, Daemon},
-};
+use lars_service::{Alias, ConfigError, Daemon, Shutdown};
 
 use crate::{
     config::{RawConfig, ReporterConfig},
     shell,
 };
 
-/// What `lars_runtime::daemon::main` runs as `lars-reporter`.
+/// What `lars_service::main` runs as `lars-reporter`.
 #[derive(Clone, Copy, Debug)]
 pub struct ReporterDaemon;
 

@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use lars_client::ClientConfig;
 use lars_proto::{HostAddr, ModuleId};
-use lars_runtime::daemon::LogFormat;
+use lars_service::LogFormat;
 
 use crate::{exit::EXIT_HELP, route_file::Format};
 

@@ -3,10 +3,8 @@
 use std::{error::Error, io, process::ExitCode};
 
 use lars_client::{ClientError, GetHostError, HostAddr, ModuleId, RegisterError};
-use lars_runtime::{
-    daemon::{self, ConfigError, LoadError},
-    preflight::PreflightError,
-};
+use lars_runtime::preflight::PreflightError;
+use lars_service::{ConfigError, LoadError};
 use lars_store::StoreError;
 
 use crate::{
@@ -32,7 +30,7 @@ pub(crate) enum Exit {
     /// Ended by SIGINT or SIGTERM before it was done (128 + SIGINT, as shells have it).
     Interrupted = 130,
     /// A configuration or a machine with which nothing can start (`EX_CONFIG` of sysexits.h).
-    Config = daemon::EXIT_CONFIG,
+    Config = lars_service::EXIT_CONFIG,
 }
 
 /// For `--help`. clap itself ends with 2 where the command line is wrong.
@@ -79,7 +77,7 @@ pub(crate) enum Failure {
     Load(#[from] LoadError),
     #[error(transparent)]
     Machine(#[from] PreflightError),
-    #[error("{service} cannot start: {}", daemon::with_causes(&**source))]
+    #[error("{service} cannot start: {}", lars_service::with_causes(&**source))]
     Start { service: &'static str, source: Box<dyn Error + Send + Sync> },
     #[error("cannot wait for signals: {0}")]
     Signals(io::Error),

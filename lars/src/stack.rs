@@ -10,11 +10,8 @@ use std::{
 use lars_agent::{Agent, AgentConfig, AgentDaemon};
 use lars_dns::{Dns, DnsConfig, DnsDaemon};
 use lars_reporter::{Reporter, ReporterConfig, ReporterDaemon};
-use lars_runtime::{
-    Shutdown,
-    daemon::{self, ConfigError, Daemon, LoadError},
-    preflight,
-};
+use lars_runtime::preflight;
+use lars_service::{ConfigError, Daemon, LoadError, Shutdown};
 use lars_store::StoreUrl;
 use serde::Deserialize;
 use toml::{Table, Value};
@@ -68,7 +65,7 @@ impl Sections {
 
     /// Validates the sections as those of `D`, which the file calls `name`.
     fn parse<D: Daemon>(self, name: &str) -> Result<D::Config, ConfigError> {
-        daemon::parse::<D>(self.0)
+        lars_service::parse::<D>(self.0)
             .map_err(|error| ConfigError::new(format!("{name}.{}", error.key), error.problem))
     }
 }

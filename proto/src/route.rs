@@ -164,7 +164,7 @@ mod tests {
             let mut ours = Vec::new();
             encode(RouteReply::Dns, ModuleId::new(modid, cmdid), hosts.iter().copied(), &mut ours);
             let message = GetRouteResponse {
-                modid, cmdid, host: hosts.iter().map(|host| host.to_wire()).collect(), hosts_total: 0,
+                modid, cmdid, host: hosts.iter().map(|host| host.to_wire()).collect(), ..Default::default()
             };
             let mut theirs = Vec::new();
             frame::encode(MessageId::GetRouteResponse, &message, &mut theirs).expect("fits");

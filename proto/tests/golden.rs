@@ -33,14 +33,15 @@ fn check<M: Message + Default + PartialEq + Debug>(captured: &str, id: MessageId
 
 #[test]
 fn client_asks_the_agent_for_a_route() {
-    let request = GetRouteRequest { modid: 1, cmdid: 1 };
+    let request = GetRouteRequest { modid: 1, cmdid: 1, ..Default::default() };
     check("07000000 04000000 08011001", MessageId::ApiGetRouteRequest, &request);
 }
 
 #[test]
 fn agent_answers_with_a_route() {
     let captured = "08000000 0f000000 08011001 1a0908818080f80710e13c";
-    let response = GetRouteResponse { modid: 1, cmdid: 1, host: vec![BACKEND.to_wire()], hosts_total: 0 };
+    let response =
+        GetRouteResponse { modid: 1, cmdid: 1, host: vec![BACKEND.to_wire()], ..Default::default() };
     check(captured, MessageId::ApiGetRouteResponse, &response);
 
     let mut encoded = Vec::new();
@@ -75,7 +76,11 @@ fn agent_does_not_know_the_module() {
 
 #[test]
 fn dns_does_not_know_the_module() {
-    check("01000000 04000000 08091009", MessageId::GetRouteRequest, &GetRouteRequest { modid: 9, cmdid: 9 });
+    check(
+        "01000000 04000000 08091009",
+        MessageId::GetRouteRequest,
+        &GetRouteRequest { modid: 9, cmdid: 9, ..Default::default() },
+    );
     let captured = "02000000 04000000 08091009";
     check(
         captured,
@@ -90,7 +95,11 @@ fn dns_does_not_know_the_module() {
 
 #[test]
 fn module_zero_zero_is_an_empty_body() {
-    check("01000000 00000000", MessageId::GetRouteRequest, &GetRouteRequest { modid: 0, cmdid: 0 });
+    check(
+        "01000000 00000000",
+        MessageId::GetRouteRequest,
+        &GetRouteRequest { modid: 0, cmdid: 0, ..Default::default() },
+    );
 }
 
 #[test]

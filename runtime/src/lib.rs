@@ -8,48 +8,38 @@
 //!   [`TcpDriver`] moves their bytes.
 //! * [`UdpServer`]: one socket per shard, datagrams in batches.
 //! * [`Pool`]: reusable buffers with a cap.
-//! * [`Shutdown`], [`preflight`], [`daemon`]: a process's beginning, configuration and end.
+//! * [`preflight`]: whether the kernel lets a process use io_uring.
 #![deny(missing_docs)]
 
 mod address;
 mod backoff;
-mod client;
-mod clock;
-mod conn;
-mod counter;
-pub mod daemon;
-mod driver;
-mod handlers;
-mod listener;
-mod mailbox;
-mod net;
-mod occasional;
-mod panics;
-mod placement;
+mod counters;
+mod glommio_facts;
+mod log_throttle;
 mod pool;
-pub mod preflight;
-mod pulse;
-mod reactor_pass;
 mod shard;
-mod shards;
-mod shutdown;
-mod stats;
+mod tcp;
 mod udp;
 
 pub use self::{
     address::ListenError,
     backoff::Backoff,
-    client::{TcpClient, TcpClientConfig},
-    conn::ConnId,
-    driver::{TcpDriver, TcpDriverError, UnknownTcpDriver},
-    handlers::{CloseReason, Flow, Frame, Handlers},
-    listener::{TcpServer, TcpServerConfig},
-    mailbox::{ShardHandle, Stopped, SubmitError},
-    net::{Net, SendError},
-    placement::Placement,
+    counters::{Counter, Sample, SampleKind},
+    glommio_facts::preflight,
     pool::{BUFFER_LEN_MAX, Pool, PoolBuf, PoolExhausted, PoolStats},
-    shards::{DrainReport, Shards, ShardsConfig, StartError},
-    shutdown::Shutdown,
-    stats::TcpStats,
+    shard::{
+        context::{SendError, ShardContext},
+        mailbox::{ShardHandle, Stopped, SubmitError},
+        placement::Placement,
+        shards::{DrainReport, Shards, ShardsConfig, StartError},
+    },
+    tcp::{
+        client::{TcpClient, TcpClientConfig},
+        connection::ConnId,
+        driver::{TcpDriver, TcpDriverError, UnknownTcpDriver},
+        handlers::{CloseReason, Flow, Frame, Handlers},
+        listener::{TcpServer, TcpServerConfig},
+        stats::TcpStats,
+    },
     udp::{Datagram, Linger, UdpConfig, UdpSender, UdpServer, UdpSockets, UdpStats},
 };

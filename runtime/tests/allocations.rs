@@ -9,7 +9,9 @@ use std::{
     net::UdpSocket,
 };
 
-use lars_runtime::{Datagram, Net, Shards, TcpServer, TcpServerConfig, UdpConfig, UdpServer, UdpSockets};
+use lars_runtime::{
+    Datagram, ShardContext, Shards, TcpServer, TcpServerConfig, UdpConfig, UdpServer, UdpSockets,
+};
 use support::*;
 
 const ANY: &str = "127.0.0.1:0";
@@ -57,7 +59,7 @@ fn allocations(shards: &Shards<Log>, mut send: impl FnMut(), mut receive: impl F
     (0..8).map(round).min().expect("several rounds")
 }
 
-fn echo(_: &mut Log, _: &mut Net<Log>, request: Datagram<'_>, reply: &mut Vec<u8>) {
+fn echo(_: &mut Log, _: &mut ShardContext<Log>, request: Datagram<'_>, reply: &mut Vec<u8>) {
     reply.extend(request.bytes);
 }
 

@@ -6,7 +6,7 @@ mod support;
 use std::{net::SocketAddr, time::Duration};
 
 use lars_runtime::{
-    ConnId, Datagram, Flow, Handlers, Linger, Net, Shards, TcpClient, TcpClientConfig, TcpServer,
+    ConnId, Datagram, Flow, Handlers, Linger, ShardContext, Shards, TcpClient, TcpClientConfig, TcpServer,
     TcpServerConfig, UdpConfig, UdpSender, UdpServer, UdpSockets,
 };
 use lars_testkit::eventually;
@@ -24,7 +24,7 @@ fn any_socket() -> (UdpSockets, SocketAddr) {
     (sockets, addr)
 }
 
-fn echo(log: &mut Log, _: &mut Net<Log>, request: Datagram<'_>, reply: &mut Vec<u8>) {
+fn echo(log: &mut Log, _: &mut ShardContext<Log>, request: Datagram<'_>, reply: &mut Vec<u8>) {
     log.datagrams += 1;
     reply.extend_from_slice(request.bytes);
 }
@@ -38,7 +38,7 @@ fn a_job_ends_it() {
     let socket = client(addr);
     let datagrams = || {
         let (counted, count) = flume::bounded(1);
-        let job = move |log: &mut Log, _: &mut Net<Log>| {
+        let job = move |log: &mut Log, _: &mut ShardContext<Log>| {
             let _ = counted.send(log.datagrams);
         };
         shards.shard(0).try_submit(job).expect("there is room");
@@ -70,7 +70,7 @@ fn relayed() -> Handlers<Relay> {
 }
 
 /// Answers at once, but asks the link for an answer to `relay`.
-fn relay(relay: &mut Relay, net: &mut Net<Relay>, request: Datagram<'_>, reply: &mut Vec<u8>) {
+fn relay(relay: &mut Relay, net: &mut ShardContext<Relay>, request: Datagram<'_>, reply: &mut Vec<u8>) {
     if request.bytes == b"relay" {
         relay.asking = Some(request.from);
         let link = relay.link.expect("there is a link");

@@ -13,8 +13,8 @@ use std::{
 };
 
 use lars_runtime::{
-    Datagram, Linger, ListenError, Net, Shards, TcpServer, TcpServerConfig, UdpConfig, UdpSender, UdpServer,
-    UdpSockets,
+    Datagram, Linger, ListenError, ShardContext, Shards, TcpServer, TcpServerConfig, UdpConfig, UdpSender,
+    UdpServer, UdpSockets,
 };
 use lars_testkit::eventually;
 use support::{datagrams::*, *};
@@ -26,7 +26,7 @@ fn sockets(count: usize) -> UdpSockets {
 }
 
 /// Echoes, with the shard and the socket in front; `panic!` and `large` are what they say.
-fn echo(log: &mut Log, net: &mut Net<Log>, request: Datagram<'_>, reply: &mut Vec<u8>) {
+fn echo(log: &mut Log, net: &mut ShardContext<Log>, request: Datagram<'_>, reply: &mut Vec<u8>) {
     log.datagrams += 1;
     match request.bytes {
         b"panic!" => {
@@ -111,7 +111,7 @@ fn a_panic_costs_one_reply() {
 fn replies_can_leave_through_another_shards_socket() {
     static SENDERS: OnceLock<Vec<UdpSender>> = OnceLock::new();
     /// Hands the datagram to the other shard, which answers through the socket it came in by.
-    fn hand_over(_: &mut Log, net: &mut Net<Log>, request: Datagram<'_>, _: &mut Vec<u8>) {
+    fn hand_over(_: &mut Log, net: &mut ShardContext<Log>, request: Datagram<'_>, _: &mut Vec<u8>) {
         let (from, socket, bytes) = (request.from, request.socket, request.bytes.to_vec());
         let other = net.shard(1 - net.shard_index());
         let handed = other.try_submit(move |log, _| {

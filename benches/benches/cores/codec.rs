@@ -48,12 +48,12 @@ fn report_request(rng: &mut Rng) -> ReportRequest {
 
 fn get_route_request(rng: &mut Rng) -> GetRouteRequest {
     let GetHostRequest { modid, cmdid, .. } = get_host_request(rng);
-    GetRouteRequest { modid, cmdid }
+    GetRouteRequest { modid, cmdid, ..Default::default() }
 }
 
 fn get_route_response(rng: &mut Rng, hosts: usize) -> GetRouteResponse {
     let GetHostRequest { modid, cmdid, .. } = get_host_request(rng);
-    GetRouteResponse { modid, cmdid, host: (0..hosts).map(|_| any_host(rng)).collect(), hosts_total: 0 }
+    GetRouteResponse { modid, cmdid, host: (0..hosts).map(|_| any_host(rng)).collect(), ..Default::default() }
 }
 
 fn report_status_request(rng: &mut Rng, hosts: usize) -> ReportStatusRequest {

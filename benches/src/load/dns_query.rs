@@ -58,8 +58,12 @@ impl Question {
     fn new(ModuleId { modid, cmdid }: ModuleId) -> Self {
         let (mut request, mut answer) = (Vec::new(), Vec::new());
         let short = "a message without hosts is short";
-        frame::encode(MessageId::GetRouteRequest, &GetRouteRequest { modid, cmdid }, &mut request)
-            .expect(short);
+        frame::encode(
+            MessageId::GetRouteRequest,
+            &GetRouteRequest { modid, cmdid, ..Default::default() },
+            &mut request,
+        )
+        .expect(short);
         let empty = GetRouteResponse { modid, cmdid, ..GetRouteResponse::default() };
         frame::encode(MessageId::GetRouteResponse, &empty, &mut answer).expect(short);
         let answer_without_hosts = answer.split_off(HEADER_LEN);

@@ -125,8 +125,12 @@ impl<S: Streams> Audience<'_, S> {
     fn subscribe(&mut self) -> Result<(), LoadError> {
         let ModuleId { modid, cmdid } = self.load.module;
         let mut query = Vec::new();
-        frame::encode(MessageId::GetRouteRequest, &GetRouteRequest { modid, cmdid }, &mut query)
-            .expect("a short message");
+        frame::encode(
+            MessageId::GetRouteRequest,
+            &GetRouteRequest { modid, cmdid, ..Default::default() },
+            &mut query,
+        )
+        .expect("a short message");
         for connection in 0..self.load.connections {
             self.streams.output(connection).extend_from_slice(&query);
             self.streams.flush(connection)?;

@@ -59,8 +59,12 @@ impl Queries {
     fn new(load: &GetRouteLoad, module: ModuleId) -> Self {
         let ModuleId { modid, cmdid } = module;
         let mut request = Vec::new();
-        frame::encode(MessageId::ApiGetRouteRequest, &GetRouteRequest { modid, cmdid }, &mut request)
-            .expect("a short message");
+        frame::encode(
+            MessageId::ApiGetRouteRequest,
+            &GetRouteRequest { modid, cmdid, ..Default::default() },
+            &mut request,
+        )
+        .expect("a short message");
         let (server, in_flight_max) = (load.agent.of(module), load.in_flight);
         Self { server, request, in_flight: VecDeque::with_capacity(in_flight_max), in_flight_max }
     }

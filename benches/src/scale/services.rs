@@ -173,7 +173,7 @@ fn read_some(stream: &mut TcpStream, buffer: &mut [u8]) -> io::Result<bool> {
 }
 
 fn question(module: ModuleId) -> Vec<u8> {
-    let request = GetRouteRequest { modid: module.modid, cmdid: module.cmdid };
+    let request = GetRouteRequest { modid: module.modid, cmdid: module.cmdid, ..Default::default() };
     let mut bytes = Vec::new();
     frame::encode(MessageId::GetRouteRequest, &request, &mut bytes).expect("two numbers fit");
     bytes

@@ -2,7 +2,7 @@
 
 use std::{error::Error, io::Write};
 
-use lars_runtime::Shutdown;
+use lars_service::Shutdown;
 use lars_testkit::MariaDb;
 
 /// Serves until the process is ended, and leaves nothing behind.

@@ -15,10 +15,11 @@ use toml::Table;
 const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
     ("proto", &[]),
     ("runtime", &[]),
+    ("service", &["lars-runtime"]),
     ("lars-store", &["lars-proto"]),
-    ("lars-dns", &["lars-proto", "lars-runtime", "lars-store"]),
-    ("lars-reporter", &["lars-proto", "lars-runtime", "lars-store"]),
-    ("lars-agent", &["lars-proto", "lars-runtime"]),
+    ("lars-dns", &["lars-proto", "lars-runtime", "lars-service", "lars-store"]),
+    ("lars-reporter", &["lars-proto", "lars-runtime", "lars-service", "lars-store"]),
+    ("lars-agent", &["lars-proto", "lars-runtime", "lars-service"]),
     ("lars-client", &["lars-proto"]),
 ];
 
@@ -26,6 +27,7 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
 const NOT_IN_A_CORE: &[&str] = &[
     "glommio",
     "lars_runtime",
+    "lars_service",
     "lars_store",
     ".await",
     "async ",

@@ -6,7 +6,7 @@ use lars_proto::{
     HostAddr, ModuleId, frame,
     messages::{GetRouteRequest, GetRouteResponse, MessageId},
 };
-use lars_runtime::{ConnId, Flow, Handlers, Net, SendError};
+use lars_runtime::{ConnId, Flow, Handlers, SendError, ShardContext};
 use prost::Message;
 
 use super::shard::AgentShard;
@@ -53,7 +53,7 @@ fn with_session(shard: &mut AgentShard, f: impl FnOnce(&mut DnsSession)) {
 }
 
 /// An answer or a push.
-fn on_route(shard: &mut AgentShard, net: &mut Net<AgentShard>, _: ConnId, body: &[u8]) -> Flow {
+fn on_route(shard: &mut AgentShard, net: &mut ShardContext<AgentShard>, _: ConnId, body: &[u8]) -> Flow {
     let Ok(response) = GetRouteResponse::decode(body) else {
         return Flow::Close("malformed route");
     };
@@ -77,7 +77,7 @@ impl DnsSession {
     }
 
     /// A question of some shard's table.
-    pub(super) fn ask(&mut self, net: &mut Net<AgentShard>, question: Output, now: Moment) {
+    pub(super) fn ask(&mut self, net: &mut ShardContext<AgentShard>, question: Output, now: Moment) {
         match question {
             Output::QueryDns(module) => self.link.want(module, now),
             Output::Forget(module) => self.link.forget(module),
@@ -86,7 +86,7 @@ impl DnsSession {
     }
 
     /// Sends what the link wants to ask now, as far as the connection takes it.
-    pub(super) fn send_queries(&mut self, net: &mut Net<AgentShard>, now: Moment) {
+    pub(super) fn send_queries(&mut self, net: &mut ShardContext<AgentShard>, now: Moment) {
         let Some(conn) = self.conn else { return };
         while let Some(module) = self.link.poll_query(now) {
             if self.send_query(net, conn, module).is_err() {
@@ -99,7 +99,7 @@ impl DnsSession {
     }
 
     /// Gives up a connection whose server does not answer; the next one may do better.
-    pub(super) fn check_alive(&self, net: &mut Net<AgentShard>, now: Moment) {
+    pub(super) fn check_alive(&self, net: &mut ShardContext<AgentShard>, now: Moment) {
         if let Some(conn) = self.conn
             && self.link.is_silent(now)
         {
@@ -113,18 +113,18 @@ impl DnsSession {
 
     fn send_query(
         &mut self,
-        net: &mut Net<AgentShard>,
+        net: &mut ShardContext<AgentShard>,
         conn: ConnId,
         module: ModuleId,
     ) -> Result<(), SendError> {
         self.frame.clear();
-        let request = GetRouteRequest { modid: module.modid, cmdid: module.cmdid };
+        let request = GetRouteRequest { modid: module.modid, cmdid: module.cmdid, ..Default::default() };
         // Two numbers always fit a frame.
         let _ = frame::encode(MessageId::GetRouteRequest, &request, &mut self.frame);
         net.send(conn, &self.frame)
     }
 
-    fn opened(&mut self, net: &mut Net<AgentShard>, conn: ConnId, now: Moment) {
+    fn opened(&mut self, net: &mut ShardContext<AgentShard>, conn: ConnId, now: Moment) {
         let modules = self.link.modules_len();
         if modules > 0 {
             tracing::info!(modules, "asking lars-dns for all known modules");

@@ -11,7 +11,7 @@ use std::sync::{
 };
 
 use lars_proto::{HostAddr, ModuleId};
-use lars_runtime::Net;
+use lars_runtime::ShardContext;
 
 use super::shard::AgentShard;
 use crate::core::{statistics::StatusReport, table::Output};
@@ -69,7 +69,12 @@ impl Post {
     ///
     /// # Errors
     /// Gives the letter back if the box is full.
-    pub(super) fn send(&self, net: &Net<AgentShard>, to: usize, letter: Letter) -> Result<(), Letter> {
+    pub(super) fn send(
+        &self,
+        net: &ShardContext<AgentShard>,
+        to: usize,
+        letter: Letter,
+    ) -> Result<(), Letter> {
         let must_ring = self.boxes[to].put(letter)?;
         if must_ring && net.shard(to).try_submit(AgentShard::read_post).is_err() {
             self.boxes[to].rung.store(false, Ordering::Release);

@@ -17,7 +17,7 @@ use lars_proto::{
     frame,
     messages::{HostCallResult, MessageId, ReportStatusRequest},
 };
-use lars_runtime::{ConnId, Handlers, Net, SendError};
+use lars_runtime::{ConnId, Handlers, SendError, ShardContext};
 
 use super::shard::AgentShard;
 use crate::core::{balancer::HostStatus, statistics::StatusReport};
@@ -128,13 +128,13 @@ impl ReporterSession {
         }
     }
 
-    pub(super) fn send(&mut self, net: &mut Net<AgentShard>, report: StatusReport) {
+    pub(super) fn send(&mut self, net: &mut ShardContext<AgentShard>, report: StatusReport) {
         self.parked.push_back(report);
         self.send_parked(net);
     }
 
     /// Sends what waits, as far as the connection takes it.
-    pub(super) fn send_parked(&mut self, net: &mut Net<AgentShard>) {
+    pub(super) fn send_parked(&mut self, net: &mut ShardContext<AgentShard>) {
         let Some(conn) = self.conn else {
             // Told again on the next connection.
             self.lose_parked();
@@ -162,7 +162,7 @@ impl ReporterSession {
 
     fn send_report(
         &mut self,
-        net: &mut Net<AgentShard>,
+        net: &mut ShardContext<AgentShard>,
         conn: ConnId,
         report: &StatusReport,
     ) -> Result<(), SendError> {
@@ -180,7 +180,7 @@ impl ReporterSession {
         net.send(conn, &self.frame)
     }
 
-    fn opened(&mut self, net: &Net<AgentShard>, conn: ConnId) {
+    fn opened(&mut self, net: &ShardContext<AgentShard>, conn: ConnId) {
         self.conn = Some(conn);
         self.caller = self.configured_caller.or_else(|| local_ip(net, conn));
         match self.caller {
@@ -215,7 +215,7 @@ fn call_result(status: &HostStatus) -> HostCallResult {
     }
 }
 
-fn local_ip(net: &Net<AgentShard>, conn: ConnId) -> Option<Ipv4Addr> {
+fn local_ip(net: &ShardContext<AgentShard>, conn: ConnId) -> Option<Ipv4Addr> {
     match net.local(conn)?.ip().to_canonical() {
         IpAddr::V4(ip) => Some(ip),
         IpAddr::V6(_) => None,

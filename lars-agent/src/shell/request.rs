@@ -52,6 +52,7 @@ impl Request {
             | MessageId::GetRouteRequest
             | MessageId::GetRouteResponse
             | MessageId::ReportStatusRequest
+            | MessageId::Forget
             | MessageId::GetHostResponse
             | MessageId::ApiGetRouteResponse => Err(Refusal::MessageId),
         }
@@ -91,7 +92,7 @@ mod tests {
         let (modid, cmdid) = (MODULE.modid, MODULE.cmdid);
         let get_host = GetHostRequest { seq: 7, modid, cmdid };
         check(MessageId::GetHostRequest, &get_host, Ok(Request::GetHost { seq: 7, module: MODULE }));
-        let get_route = GetRouteRequest { modid, cmdid };
+        let get_route = GetRouteRequest { modid, cmdid, ..Default::default() };
         check(MessageId::ApiGetRouteRequest, &get_route, Ok(Request::GetRoute { module: MODULE }));
         let host = HostAddr::v4(Ipv4Addr::BROADCAST, 65_535);
         let report = ReportRequest { modid, cmdid, host: Some(host.to_wire()), retcode: -1 };

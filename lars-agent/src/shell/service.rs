@@ -9,9 +9,10 @@ use std::{
 };
 
 use lars_runtime::{
-    Linger, ListenError, Shards, ShardsConfig, Shutdown, StartError as ShardsError, TcpClient,
-    TcpClientConfig, UdpConfig, UdpServer, UdpSockets,
+    Linger, ListenError, Shards, ShardsConfig, StartError as ShardsError, TcpClient, TcpClientConfig,
+    UdpConfig, UdpServer, UdpSockets,
 };
+use lars_service::Shutdown;
 
 use super::{
     dns::{self, DnsSession},

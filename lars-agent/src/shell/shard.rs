@@ -7,7 +7,7 @@ use lars_proto::{
     messages::{GetHostResponse, RetCode},
     route::{self, RouteReply},
 };
-use lars_runtime::{Datagram, Net, UdpSender};
+use lars_runtime::{Datagram, ShardContext, UdpSender};
 
 use super::{
     dns::DnsSession,
@@ -61,12 +61,17 @@ impl AgentShard {
         Self { started, table, post, sockets, gate, held_report, route, links, counters }
     }
 
-    pub(super) fn moment(&self, net: &Net<Self>) -> Moment {
+    pub(super) fn moment(&self, net: &ShardContext<Self>) -> Moment {
         Moment::since_origin(net.now().saturating_duration_since(self.started))
     }
 
     /// A client's datagram. Requests for modules of another shard go there.
-    pub(super) fn on_datagram(&mut self, net: &mut Net<Self>, datagram: Datagram<'_>, reply: &mut Vec<u8>) {
+    pub(super) fn on_datagram(
+        &mut self,
+        net: &mut ShardContext<Self>,
+        datagram: Datagram<'_>,
+        reply: &mut Vec<u8>,
+    ) {
         match Request::decode(datagram.bytes) {
             Err(refusal) => self.count_refusal(refusal),
             Ok(request) if request.module().shard(net.shard_count()) == net.shard_index() => {
@@ -77,7 +82,7 @@ impl AgentShard {
     }
 
     /// Every 100 ms: what is due by time, and what found no room before.
-    pub(super) fn on_tick(&mut self, net: &mut Net<Self>) {
+    pub(super) fn on_tick(&mut self, net: &mut ShardContext<Self>) {
         let now = self.moment(net);
         self.read_post(net);
         self.table.handle_timeout(now);
@@ -92,7 +97,7 @@ impl AgentShard {
 
     /// The agent is about to stop: tells lars-reporter all there is to tell, as far as the link takes it now.
     /// False if something is left that could be told a moment later.
-    pub(super) fn tell_last(&mut self, net: &mut Net<Self>) -> bool {
+    pub(super) fn tell_last(&mut self, net: &mut ShardContext<Self>) -> bool {
         self.read_post(net);
         self.table.hurry_statistics();
         let now = self.moment(net);
@@ -101,7 +106,7 @@ impl AgentShard {
         !self.gate.is_connected() || all_told && !is_behind
     }
 
-    pub(super) fn read_post(&mut self, net: &mut Net<Self>) {
+    pub(super) fn read_post(&mut self, net: &mut ShardContext<Self>) {
         let now = self.moment(net);
         for letter in self.post.read() {
             self.receive(net, letter, now);
@@ -109,7 +114,12 @@ impl AgentShard {
     }
 
     /// Brings a route to the shard that owns the module. False if its box is full: try again later.
-    pub(super) fn deliver_route(&mut self, net: &Net<Self>, module: ModuleId, hosts: Vec<HostAddr>) -> bool {
+    pub(super) fn deliver_route(
+        &mut self,
+        net: &ShardContext<Self>,
+        module: ModuleId,
+        hosts: Vec<HostAddr>,
+    ) -> bool {
         let owner = module.shard(net.shard_count());
         if owner == net.shard_index() {
             let now = self.moment(net);
@@ -130,7 +140,7 @@ impl AgentShard {
         }
     }
 
-    fn serve(&mut self, net: &mut Net<Self>, request: &Request, reply: &mut Vec<u8>) {
+    fn serve(&mut self, net: &mut ShardContext<Self>, request: &Request, reply: &mut Vec<u8>) {
         let now = self.moment(net);
         match *request {
             Request::GetHost { seq, module } => {
@@ -151,7 +161,7 @@ impl AgentShard {
 
     /// Has the owning shard serve the request. Its answer leaves by the socket the request came in by, or the
     /// client would not know it. If that shard is behind, the request is dropped like any datagram.
-    fn forward(&mut self, net: &Net<Self>, request: Request, socket: usize, from: SocketAddr) {
+    fn forward(&mut self, net: &ShardContext<Self>, request: Request, socket: usize, from: SocketAddr) {
         self.counters.misrouted += 1;
         let owner = request.module().shard(net.shard_count());
         let forwarded = net.shard(owner).try_submit(move |shard: &mut Self, net| {
@@ -175,7 +185,7 @@ impl AgentShard {
     }
 
     /// Brings the table's questions to the link; what finds no room stays in the table.
-    fn pass_questions(&mut self, net: &mut Net<Self>, now: Moment) {
+    fn pass_questions(&mut self, net: &mut ShardContext<Self>, now: Moment) {
         while let Some(question) = self.table.poll_output() {
             if let Some(links) = &mut self.links {
                 links.dns.ask(net, question, now);
@@ -187,7 +197,7 @@ impl AgentShard {
     }
 
     /// Tells what is due, as far as the link takes it. True if nothing that is due is left.
-    fn tell_reporter(&mut self, net: &mut Net<Self>, now: Moment) -> bool {
+    fn tell_reporter(&mut self, net: &mut ShardContext<Self>, now: Moment) -> bool {
         if self.gate.is_new_connection() {
             self.table.retell(now);
         }
@@ -207,7 +217,7 @@ impl AgentShard {
         false
     }
 
-    fn receive(&mut self, net: &mut Net<Self>, letter: Letter, now: Moment) {
+    fn receive(&mut self, net: &mut ShardContext<Self>, letter: Letter, now: Moment) {
         match (letter, &mut self.links) {
             (Letter::Route { module, hosts }, _) => self.table.route_update(module, &hosts, now),
             (Letter::Question(question), Some(links)) => links.dns.ask(net, question, now),

@@ -150,7 +150,7 @@ impl Client {
     #[track_caller]
     pub(crate) fn get_route(&self, module: ModuleId) -> Vec<HostAddr> {
         let shard = module.shard(self.agent.len());
-        let request = GetRouteRequest { modid: module.modid, cmdid: module.cmdid };
+        let request = GetRouteRequest { modid: module.modid, cmdid: module.cmdid, ..Default::default() };
         self.send_to_shard(shard, &framed(MessageId::ApiGetRouteRequest, &request));
         let response: GetRouteResponse =
             unframed(MessageId::ApiGetRouteResponse, &self.receive_from_shard(shard));

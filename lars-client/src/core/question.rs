@@ -90,8 +90,11 @@ impl Question for RouteQuestion {
     fn to_datagram(&self) -> Vec<u8> {
         let ModuleId { modid, cmdid } = self.module;
         let mut datagram = Vec::new();
-        let encoded =
-            frame::encode(MessageId::ApiGetRouteRequest, &GetRouteRequest { modid, cmdid }, &mut datagram);
+        let encoded = frame::encode(
+            MessageId::ApiGetRouteRequest,
+            &GetRouteRequest { modid, cmdid, ..Default::default() },
+            &mut datagram,
+        );
         debug_assert_eq!(encoded, Ok(()), "two numbers fit a frame");
         datagram
     }
@@ -209,7 +212,7 @@ mod tests {
     #[test]
     fn a_route_leaves_out_what_cannot_be_called() {
         let host = vec![HOST, HostInfo { ip: 5, port: 0 }, HostInfo { ip: -1, port: 80 }];
-        let response = GetRouteResponse { modid: 1, cmdid: 1, host, hosts_total: 0 };
+        let response = GetRouteResponse { modid: 1, cmdid: 1, host, ..Default::default() };
         let datagram = encode(MessageId::ApiGetRouteResponse, &response);
         let route = RouteQuestion { module: MODULE }.answer_in(&datagram).expect("an answer");
         let route: Vec<String> = route.iter().map(HostAddr::to_string).collect();

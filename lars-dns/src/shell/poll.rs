@@ -8,7 +8,8 @@ use std::{
 };
 
 use lars_proto::ModuleId;
-use lars_runtime::{ShardHandle, Shutdown, Stopped};
+use lars_runtime::{ShardHandle, Stopped};
+use lars_service::Shutdown;
 use lars_store::{StoreError, StoreUrl};
 
 use super::{

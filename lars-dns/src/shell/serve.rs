@@ -7,7 +7,7 @@ use lars_proto::{
     messages::{GetRouteRequest, MessageId},
     route::{self, RouteReply},
 };
-use lars_runtime::{CloseReason, ConnId, Flow, Handlers, Net, SendError};
+use lars_runtime::{CloseReason, ConnId, Flow, Handlers, SendError, ShardContext};
 use prost::Message;
 
 use super::stats::ShardStats;
@@ -58,7 +58,7 @@ impl Shard {
     }
 
     /// Sends each change to the subscribers of its module. `pushes` are of the present snapshot.
-    pub(super) fn push(&mut self, net: &mut Net<Self>, pushes: &[Push]) {
+    pub(super) fn push(&mut self, net: &mut ShardContext<Self>, pushes: &[Push]) {
         let mut ready = std::mem::take(&mut self.ready);
         for push in pushes {
             ready.clear();
@@ -74,7 +74,7 @@ impl Shard {
     /// Counts a push, or remembers it for when the connection takes bytes again. Whether it was sent.
     fn after_push(
         &mut self,
-        net: &mut Net<Self>,
+        net: &mut ShardContext<Self>,
         conn: ConnId,
         module: ModuleId,
         sent: Result<(), SendError>,
@@ -94,7 +94,12 @@ impl Shard {
     }
 
     /// Sends the hosts of `module` as they are now.
-    fn send_route(&mut self, net: &mut Net<Self>, conn: ConnId, module: ModuleId) -> Result<(), SendError> {
+    fn send_route(
+        &mut self,
+        net: &mut ShardContext<Self>,
+        conn: ConnId,
+        module: ModuleId,
+    ) -> Result<(), SendError> {
         self.response.clear();
         let hosts = self.snapshot.hosts(module).iter().copied();
         route::encode(RouteReply::Dns, module, hosts, &mut self.response);
@@ -103,7 +108,7 @@ impl Shard {
 }
 
 /// Answers with the hosts of a module, and subscribes the connection to it.
-fn query(shard: &mut Shard, net: &mut Net<Shard>, conn: ConnId, body: &[u8]) -> Flow {
+fn query(shard: &mut Shard, net: &mut ShardContext<Shard>, conn: ConnId, body: &[u8]) -> Flow {
     let Ok(request) = GetRouteRequest::decode(body) else {
         return Flow::Close("malformed GetRouteRequest");
     };
@@ -121,7 +126,7 @@ fn query(shard: &mut Shard, net: &mut Net<Shard>, conn: ConnId, body: &[u8]) -> 
 }
 
 /// Sends what had to wait, as it is now.
-fn writable(shard: &mut Shard, net: &mut Net<Shard>, conn: ConnId) {
+fn writable(shard: &mut Shard, net: &mut ShardContext<Shard>, conn: ConnId) {
     while let Some(module) = shard.subscriptions.take_pending(conn) {
         let sent = shard.send_route(net, conn, module);
         if !shard.after_push(net, conn, module, sent) {
@@ -130,7 +135,7 @@ fn writable(shard: &mut Shard, net: &mut Net<Shard>, conn: ConnId) {
     }
 }
 
-fn closed(shard: &mut Shard, _: &mut Net<Shard>, conn: ConnId, _: &CloseReason) {
+fn closed(shard: &mut Shard, _: &mut ShardContext<Shard>, conn: ConnId, _: &CloseReason) {
     shard.subscriptions.close(conn);
     shard.stats.connections -= 1;
 }

@@ -3,9 +3,10 @@
 use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use lars_runtime::{
-    ListenError, Shards, ShardsConfig, Shutdown, StartError as ShardsError, TcpServer,
+    ListenError, Shards, ShardsConfig, StartError as ShardsError, TcpServer,
     preflight::{self, PreflightError},
 };
+use lars_service::Shutdown;
 use lars_store::StoreError;
 
 use super::{

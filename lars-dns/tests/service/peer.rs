@@ -109,7 +109,7 @@ impl Peer {
 
 /// The request for a module, as bytes.
 pub(crate) fn request(module: ModuleId) -> Vec<u8> {
-    let request = GetRouteRequest { modid: module.modid, cmdid: module.cmdid };
+    let request = GetRouteRequest { modid: module.modid, cmdid: module.cmdid, ..Default::default() };
     let mut bytes = Vec::new();
     frame::encode(MessageId::GetRouteRequest, &request, &mut bytes).expect("fits");
     bytes

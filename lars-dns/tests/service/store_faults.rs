@@ -7,7 +7,7 @@ use std::{
 
 use lars_dns::{Dns, StartError, run};
 use lars_proto::HostAddr;
-use lars_runtime::Shutdown;
+use lars_service::Shutdown;
 use lars_store::StoreUrl;
 use lars_testkit::{MariaDb, eventually};
 

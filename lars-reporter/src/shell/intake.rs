@@ -6,7 +6,7 @@ use lars_proto::{
     frame,
     messages::{MessageId, ReportStatusRequest},
 };
-use lars_runtime::{ConnId, Flow, Handlers, Net};
+use lars_runtime::{ConnId, Flow, Handlers, ShardContext};
 use prost::Message;
 
 use super::queue::{Refused, RowSender};
@@ -74,7 +74,7 @@ impl IntakeCounters {
 }
 
 /// Agents are never answered; one whose writer is behind is not read from until there is room.
-fn on_report_status(intake: &mut Intake, _: &mut Net<Intake>, _: ConnId, body: &[u8]) -> Flow {
+fn on_report_status(intake: &mut Intake, _: &mut ShardContext<Intake>, _: ConnId, body: &[u8]) -> Flow {
     let Ok(message) = ReportStatusRequest::decode(body) else {
         return Flow::Close("malformed ReportStatusRequest");
     };

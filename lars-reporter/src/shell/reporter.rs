@@ -7,7 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lars_runtime::{ListenError, Shards, ShardsConfig, Shutdown, TcpServer};
+use lars_runtime::{ListenError, Shards, ShardsConfig, TcpServer};
+use lars_service::Shutdown;
 
 use super::{
     intake::{Intake, IntakeCounters},

@@ -6,7 +6,7 @@ use std::{ffi::OsString, iter, process::ExitCode};
 use lars_agent::AgentDaemon;
 use lars_dns::DnsDaemon;
 use lars_reporter::ReporterDaemon;
-use lars_runtime::daemon::{self, Daemon};
+use lars_service::Daemon;
 use lars_store::StoreUrl;
 use toml::Table;
 
@@ -22,7 +22,7 @@ pub(crate) fn run(command: ServiceCommand) -> ExitCode {
         ServiceCommand::Reporter(args) => {
             run_on_store::<ReporterDaemon>("lars reporter", args, |config| &config.store)
         }
-        ServiceCommand::Agent(args) => daemon::main_from::<AgentDaemon>(
+        ServiceCommand::Agent(args) => lars_service::main_from::<AgentDaemon>(
             "lars agent",
             Table::new(),
             with_name("lars agent", args),
@@ -34,7 +34,7 @@ pub(crate) fn run(command: ServiceCommand) -> ExitCode {
 fn run_on_store<D: Daemon>(name: &str, args: ServiceArgs, store: fn(&D::Config) -> &StoreUrl) -> ExitCode {
     let usual = StoreLocation::usual();
     let base = usual.as_ref().map(as_config).unwrap_or_default();
-    daemon::main_from::<D>(name, base, with_name(name, args), |config| match usual {
+    lars_service::main_from::<D>(name, base, with_name(name, args), |config| match usual {
         Some(usual) if usual.url() == store(config) => Ok(usual.prepare()?),
         Some(_) | None => Ok(()),
     })

@@ -8,7 +8,7 @@ use std::{
 
 use indicatif::ProgressBar;
 use lars_client::{Client, GetHostError, HostAddr, ModuleId};
-use lars_runtime::Shutdown;
+use lars_service::Shutdown;
 use lars_store::{CallStatus, Store, StoreError};
 
 use super::{client_call, status};

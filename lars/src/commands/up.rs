@@ -5,7 +5,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr, SocketAddrV4},
 };
 
-use lars_runtime::{Shutdown, daemon::init_logging};
+use lars_service::{Shutdown, init_logging};
 use lars_store::StoreUrl;
 
 use crate::{

@@ -21,10 +21,7 @@ use std::{
 };
 
 use lars_client::{Client, ClientConfig};
-use lars_runtime::{
-    Shutdown,
-    daemon::{LogFormat, init_logging},
-};
+use lars_service::{LogFormat, Shutdown, init_logging};
 use lars_store::{RouteEdit, StoreUrl};
 use tempfile::TempDir;
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use lars_runtime::Shutdown;
+use lars_service::Shutdown;
 use lars_store::{RouteEdit, Store};
 
 use super::{

@@ -29,7 +29,8 @@ use self::{
     socket::BoundSocket,
 };
 use crate::{
-    counter::Counter, mailbox::ShardHandle, net::Net, panics::contain, shard::Shard, shards::Shards,
+    counters::Counter, shard::Shard, shard::context::ShardContext, shard::mailbox::ShardHandle,
+    shard::panics::contain, shard::shards::Shards,
 };
 
 /// Work on one socket before the shard looks at its other IO; the second where it lingers in that socket.
@@ -110,7 +111,7 @@ pub struct UdpStats {
     pub panics: u64,
 }
 
-type OnDatagram<S> = fn(&mut S, &mut Net<S>, Datagram<'_>, &mut Vec<u8>);
+type OnDatagram<S> = fn(&mut S, &mut ShardContext<S>, Datagram<'_>, &mut Vec<u8>);
 
 #[derive(Default)]
 #[repr(align(128))]
@@ -134,7 +135,7 @@ impl UdpServer {
         shards: &Shards<S>,
         sockets: UdpSockets,
         config: UdpConfig,
-        on_datagram: fn(&mut S, &mut Net<S>, Datagram<'_>, reply: &mut Vec<u8>),
+        on_datagram: fn(&mut S, &mut ShardContext<S>, Datagram<'_>, reply: &mut Vec<u8>),
     ) -> Self {
         let linger = config.linger.filter(|_| sockets.sockets.len() <= shards.len());
         let config = UdpConfig { linger, ..config };
@@ -365,7 +366,7 @@ impl<S: 'static> Serving<S> {
 /// Has the service answer one datagram. If it panics there is no answer.
 fn answer<S>(
     state: &mut S,
-    net: &mut Net<S>,
+    net: &mut ShardContext<S>,
     on_datagram: OnDatagram<S>,
     request: Datagram<'_>,
     outbox: &mut Outbox,

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use lars_runtime::{CloseReason, ConnId, Flow, Handlers, Net, Shards, ShardsConfig};
+use lars_runtime::{CloseReason, ConnId, Flow, Handlers, ShardContext, Shards, ShardsConfig};
 
 /// Echoed back as it is.
 pub const ECHO: i32 = 1;
@@ -101,7 +101,7 @@ pub fn handlers() -> Handlers<Log> {
         })
 }
 
-fn answer(net: &mut Net<Log>, conn: ConnId, reply: &[u8]) -> Flow {
+fn answer(net: &mut ShardContext<Log>, conn: ConnId, reply: &[u8]) -> Flow {
     match net.send(conn, reply) {
         Ok(()) => Flow::Continue,
         Err(_) => Flow::Close("the reply does not fit"),
@@ -136,7 +136,7 @@ pub fn connections(shards: &Shards<Log>) -> usize {
 }
 
 pub fn pool_bytes_in_use(shards: &Shards<Log>) -> usize {
-    let in_use = |_: &mut Log, net: &mut Net<Log>| net.pool().stats().bytes_in_use;
+    let in_use = |_: &mut Log, net: &mut ShardContext<Log>| net.pool().stats().bytes_in_use;
     shards.handles().iter().map(|shard| shard.call(in_use).expect("the shard runs")).sum()
 }
 

@@ -4,8 +4,9 @@ use std::{error::Error, net::SocketAddr};
 
 use lars_proto::frame::{self, HEADER_LEN};
 use lars_runtime::{
-    ConnId, Flow, Handlers, Net, Shards, ShardsConfig, Shutdown, TcpDriver, TcpServer, TcpServerConfig,
+    ConnId, Flow, Handlers, ShardContext, Shards, ShardsConfig, TcpDriver, TcpServer, TcpServerConfig,
 };
+use lars_service::Shutdown;
 
 use super::announce;
 use crate::frames::ECHO_ID;
@@ -25,7 +26,7 @@ pub(super) fn echo(tcp_driver: TcpDriver, listen: SocketAddr) -> Result<(), Box<
     Ok(())
 }
 
-fn reply(reply: &mut Reply, net: &mut Net<Reply>, conn: ConnId, body: &[u8]) -> Flow {
+fn reply(reply: &mut Reply, net: &mut ShardContext<Reply>, conn: ConnId, body: &[u8]) -> Flow {
     let header: [[u8; HEADER_LEN / 2]; 2] = [ECHO_ID.to_le_bytes(), (body.len() as i32).to_le_bytes()];
     reply.0.clear();
     reply.0.extend(header.as_flattened());

@@ -1,0 +1,17 @@
+//! Shards: one pinned thread with an executor each, its state, its mailbox, its clock.
+
+pub(crate) mod context;
+
+pub(crate) mod mailbox;
+
+pub(crate) mod clock;
+
+pub(crate) mod panics;
+
+pub(crate) mod placement;
+
+mod local;
+
+pub(crate) mod shards;
+
+pub(crate) use self::local::{Plan, Shard, run};

@@ -1,0 +1,280 @@
+//! The shards of a process: starting them, reaching them, draining and stopping them.
+
+use std::{
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use glommio::{LocalExecutorBuilder, PoolPlacement};
+
+use crate::{
+    glommio_facts::preflight::{self, PreflightError},
+    glommio_facts::ticker::{Beat, Pulse},
+    shard::context::ShardContext,
+    shard::mailbox::ShardHandle,
+    shard::placement::{Placement, allowed_cpus},
+    shard::{self, Plan},
+    tcp::driver::{TcpDriver, TcpDriverError},
+    tcp::listener::Acceptor,
+};
+
+/// Memory for file IO, which shards do not do; glommio's least.
+const IO_MEMORY: usize = 64 << 10;
+/// Requests per submission, not in flight.
+const RING_DEPTH: usize = 1024;
+/// Long, because of the defect that `pulse` describes.
+const PREEMPT_TIMER: Duration = Duration::from_secs(1);
+
+/// How many shards, where, and their bounds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShardsConfig {
+    /// Prefix of the threads' names.
+    pub name: String,
+    /// How many; 0 means one per CPU that this process may use.
+    pub shards: usize,
+    /// Where their threads run.
+    pub placement: Placement,
+    /// How long an idle shard spins before it sleeps: lower latency for a busy CPU. Pinned shards only.
+    pub spin_before_park: Option<Duration>,
+    /// What moves the bytes of TCP connections.
+    pub tcp_driver: TcpDriver,
+    /// Bytes of buffers in the whole process, split evenly over the shards.
+    pub pool_bytes_max: u64,
+    /// Jobs that may wait in each shard's mailbox.
+    pub mailbox_jobs_max: usize,
+}
+
+impl Default for ShardsConfig {
+    fn default() -> Self {
+        Self {
+            name: "lars".into(),
+            shards: 0,
+            placement: Placement::default(),
+            spin_before_park: None,
+            tcp_driver: TcpDriver::default(),
+            pool_bytes_max: 5 << 30,
+            mailbox_jobs_max: 8_192,
+        }
+    }
+}
+
+/// The shards could not be started; none of them runs.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The kernel does not let this process use io_uring.
+    #[error(transparent)]
+    Preflight(#[from] PreflightError),
+    /// The kernel lacks what the chosen driver of connections needs.
+    #[error(transparent)]
+    TcpDriver(#[from] TcpDriverError),
+    /// A thread or an executor could not be made.
+    #[error("shard {shard}: {source}")]
+    Shard {
+        /// Which one.
+        shard: usize,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// What a drain came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DrainReport {
+    /// Connections that had everything served and flushed.
+    pub connections_flushed: usize,
+    /// Connections cut off at the deadline.
+    pub connections_cut: usize,
+}
+
+/// The owner of the shards: one thread each, with an executor and a state `S` that is built there and never
+/// leaves. Dropping it stops and joins them without waiting for connections; see [`Shards::drain`].
+pub struct Shards<S: 'static> {
+    handles: Arc<[ShardHandle<S>]>,
+    threads: Vec<JoinHandle<()>>,
+    pulse: Option<Pulse>,
+    acceptors: Mutex<Vec<Arc<Acceptor>>>,
+}
+
+impl<S: 'static> Shards<S> {
+    /// Checks the kernel, then starts the threads. `make(i)` runs on shard i.
+    ///
+    /// # Errors
+    /// If the kernel refuses ([`preflight::check`]), or a thread or executor cannot be made.
+    pub fn start(
+        config: ShardsConfig,
+        make: impl Fn(usize) -> S + Send + Sync + 'static,
+    ) -> Result<Self, StartError> {
+        preflight::check()?;
+        preflight::quiet_membarrier();
+        let driver = config.tcp_driver.choose()?;
+        let allowed = allowed_cpus();
+        let count = if config.shards == 0 { allowed.len().max(1) } else { config.shards };
+        let pool_bytes_max = usize::try_from(config.pool_bytes_max).unwrap_or(usize::MAX) / count;
+        let (senders, mailboxes): (Vec<_>, Vec<_>) =
+            (0..count).map(|_| flume::bounded(config.mailbox_jobs_max.max(1))).unzip();
+        let handles: Arc<[_]> =
+            senders.into_iter().enumerate().map(|(index, sender)| ShardHandle::new(index, sender)).collect();
+        let beats: Vec<_> = (0..count).map(|_| Arc::new(Beat::default())).collect();
+        let (make, (ready, started)) = (Arc::new(make), flume::unbounded());
+
+        let failed = |shard| move |source| StartError::Shard { shard, source };
+        let pulse = Pulse::start(&config.name, beats.clone()).map_err(failed(0))?;
+        let mut shards = Self {
+            handles: Arc::clone(&handles),
+            threads: Vec::new(),
+            pulse: Some(pulse),
+            acceptors: Mutex::default(),
+        };
+        for (index, (mailbox, beat)) in mailboxes.into_iter().zip(beats).enumerate() {
+            let plan = Plan { index, handles: Arc::clone(&handles), mailbox, beat, pool_bytes_max, driver };
+            let (make, ready) = (Arc::clone(&make), ready.clone());
+            let ready = move |result: io::Result<()>| {
+                // `start` waits for one message per shard; when it has failed it listens no more.
+                let _ = ready.send(result.map_err(failed(index)));
+            };
+            let builder = executor_builder(&config, config.placement.cpu(index, &allowed));
+            let name = format!("{}-shard-{index}", config.name);
+            let thread = spawn(name, builder, plan, move |i| make(i), ready);
+            shards.threads.push(thread.map_err(failed(index))?);
+        }
+        drop(ready);
+        started.iter().collect::<Result<(), _>>()?;
+        Ok(shards)
+    }
+
+    /// How many there are.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "there is always one")]
+    pub fn len(&self) -> usize {
+        self.handles.len()
+    }
+
+    /// The handle of shard `i`.
+    ///
+    /// # Panics
+    /// If there is no such shard.
+    #[must_use]
+    pub fn shard(&self, i: usize) -> &ShardHandle<S> {
+        &self.handles[i]
+    }
+
+    /// The handles of all shards, in order.
+    #[must_use]
+    pub fn handles(&self) -> &[ShardHandle<S>] {
+        &self.handles
+    }
+
+    /// Calls `tick` on every shard each `period` (1 ms at least), until the shards stop. A tick comes with the
+    /// pulse that follows its time, up to 100 ms late.
+    pub fn every(&self, period: Duration, tick: fn(&mut S, &mut ShardContext<S>)) {
+        if let Some(pulse) = &self.pulse {
+            pulse.quicken(period);
+        }
+        for shard in self.handles() {
+            // A stopped shard has no ticks.
+            let _ = shard.mount(move |shard| shard.add_tick(period, tick));
+        }
+    }
+
+    /// Ends gracefully: stops accepting, lets each connection finish the frames that were received and flush
+    /// its output, for `deadline` at most, then stops the shards and joins them.
+    pub fn drain(self, deadline: Duration) -> DrainReport {
+        self.drain_with(deadline, |_, _| {})
+    }
+
+    /// [`drain`](Self::drain), with `last` to run on each shard when its connections have ended.
+    pub fn drain_with(mut self, deadline: Duration, last: fn(&mut S, &mut ShardContext<S>)) -> DrainReport {
+        let deadline = Instant::now() + deadline;
+        self.stop_accepting();
+        let drained: Vec<_> = self
+            .handles
+            .iter()
+            .map(|shard| {
+                let (done, drained) = flume::bounded(1);
+                shard.mount(move |shard| shard.drain(done)).map(|()| drained)
+            })
+            .collect();
+        for drained in drained.into_iter().flatten() {
+            // At the deadline the rest is cut by `stop`.
+            let _ = drained.recv_deadline(deadline);
+        }
+        let mut report = DrainReport::default();
+        for shard in self.handles() {
+            let end = shard.call(move |state, net| {
+                last(state, net);
+                (net.drained, net.connection_count())
+            });
+            if let Ok((flushed, cut)) = end {
+                report.connections_flushed += flushed;
+                report.connections_cut += cut;
+            }
+        }
+        self.stop();
+        report
+    }
+
+    pub(crate) fn own_acceptor(&self, acceptor: Arc<Acceptor>) {
+        self.lock_acceptors().push(acceptor);
+    }
+
+    fn lock_acceptors(&self) -> MutexGuard<'_, Vec<Arc<Acceptor>>> {
+        self.acceptors.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stop_accepting(&self) {
+        for acceptor in self.lock_acceptors().drain(..) {
+            acceptor.stop();
+        }
+    }
+
+    fn stop(&mut self) {
+        self.stop_accepting();
+        for shard in self.handles() {
+            // One that has stopped already needs no telling.
+            let _ = shard.stop();
+        }
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a shard's thread panicked");
+            }
+        }
+        // Last, because a shard may need a pulse to end.
+        self.pulse = None;
+    }
+}
+
+impl<S: 'static> Drop for Shards<S> {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Starts a shard's thread, which tells `ready` how that went.
+fn spawn<S: 'static>(
+    name: String,
+    builder: LocalExecutorBuilder,
+    plan: Plan<S>,
+    make: impl FnOnce(usize) -> S + Send + 'static,
+    ready: impl FnOnce(io::Result<()>) + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
+    thread::Builder::new().name(name).spawn(move || match builder.make() {
+        Ok(executor) => executor.run(shard::run(plan, make, ready)),
+        Err(error) => ready(Err(io::Error::other(error.to_string()))),
+    })
+}
+
+fn executor_builder(config: &ShardsConfig, cpu: Option<usize>) -> LocalExecutorBuilder {
+    let placement = cpu.map_or(glommio::Placement::Unbound, glommio::Placement::Fixed);
+    let builder = LocalExecutorBuilder::new(placement)
+        .io_memory(IO_MEMORY)
+        .ring_depth(RING_DEPTH)
+        .preempt_timer(PREEMPT_TIMER)
+        .blocking_thread_pool_placement(PoolPlacement::Unbound(1));
+    match config.spin_before_park {
+        Some(spin) => builder.spin_before_park(spin),
+        None => builder,
+    }
+}

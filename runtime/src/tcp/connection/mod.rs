@@ -1,0 +1,252 @@
+//! A connection without its socket: bytes in, frames to the functions, bounded output.
+//!
+//! Sans-IO: a driver (see `driver`) reads and writes, asks [`Connection::step`] what to do next, and hands what
+//! it read to [`serve`]. Nothing here knows a socket, a clock or an executor.
+
+mod alarm;
+mod output;
+mod serve;
+mod table;
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+pub use self::table::ConnId;
+pub(crate) use self::{
+    alarm::{Alarm, WakeQueue},
+    output::{Output, SLICES_MAX},
+    serve::serve,
+    table::Table,
+};
+use crate::{
+    counters::Counter,
+    pool::PoolBuf,
+    tcp::handlers::{CloseReason, Handlers},
+};
+
+/// Bounds of a connection; units are in the names of the server's configuration.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) frame_len_max: usize,
+    pub(crate) output_bytes_max: usize,
+    pub(crate) idle_timeout: Option<Duration>,
+    pub(crate) stall_timeout: Duration,
+}
+
+/// What the connections of one server, or of one client link, have in common.
+pub(crate) struct Service<S> {
+    /// For log lines: "server 127.0.0.1:7778" or "link to dns.example:7778".
+    pub(crate) name: String,
+    pub(crate) handlers: Handlers<S>,
+    pub(crate) limits: Limits,
+    /// One per shard.
+    pub(crate) counters: Arc<[Counters]>,
+}
+
+/// Written by one shard, read by any thread. Aligned so that shards do not share cache lines.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(crate) struct Counters {
+    pub(crate) opened: Counter,
+    pub(crate) closed: Counter,
+    pub(crate) frames: Counter,
+    pub(crate) bytes_in: Counter,
+    pub(crate) bytes_out: Counter,
+    pub(crate) busy: Counter,
+    pub(crate) malformed: Counter,
+    pub(crate) panics: Counter,
+    pub(crate) timed_out: Counter,
+}
+
+impl Counters {
+    pub(crate) fn per_shard(shards: usize) -> Arc<[Self]> {
+        (0..shards).map(|_| Self::default()).collect()
+    }
+}
+
+/// Why frames that are there are not served now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pause {
+    /// A function was busy; [`Connection::retry`] lifts this.
+    Busy,
+    /// Too much output waits; falling below the low-water mark lifts this.
+    Output,
+}
+
+/// How a round over the input ended.
+enum Round {
+    /// No whole frame is left.
+    Starved,
+    /// The next frame has to wait.
+    Paused(Pause),
+    Close(CloseReason),
+}
+
+/// What a driver is to do next.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Call [`serve`] without new input: held frames can go on.
+    Serve,
+    /// Read, and hand what came to [`serve`].
+    Read,
+    /// The shards drain: read what the kernel has, without waiting, then call [`Connection::end_of_input`].
+    ReadLast,
+    /// Nothing, until output was written or somebody wakes the driver.
+    Wait,
+    /// Nothing ever: it is over.
+    Close(CloseReason),
+}
+
+/// The state of one connection.
+pub(crate) struct Connection {
+    pub(crate) peer: SocketAddr,
+    pub(crate) local: SocketAddr,
+    pub(crate) output: Output,
+    limits: Limits,
+    /// Input that is not served yet: a partial frame, or whole ones while paused. `None` when idle.
+    held: Option<PoolBuf>,
+    pause: Option<Pause>,
+    /// No more input will come, and why.
+    end: Option<CloseReason>,
+    /// To be closed once the output is flushed.
+    closing: Option<CloseReason>,
+    /// To be closed at once.
+    cut: Option<CloseReason>,
+    received_at: Instant,
+    pub(crate) alarm: Alarm,
+}
+
+impl Connection {
+    pub(crate) fn new(peer: SocketAddr, local: SocketAddr, limits: Limits, now: Instant) -> Self {
+        Self {
+            peer,
+            local,
+            output: Output::new(limits.output_bytes_max, now),
+            limits,
+            held: None,
+            pause: None,
+            end: None,
+            closing: None,
+            cut: None,
+            received_at: now,
+            alarm: Alarm::default(),
+        }
+    }
+
+    /// What the driver is to do now. To be asked after flushing as much output as the socket takes.
+    pub(crate) fn step(&mut self, draining: bool) -> Step {
+        if let Some(reason) = &self.cut {
+            return Step::Close(reason.clone());
+        }
+        if let Some(reason) = &self.closing {
+            return if self.output.is_empty() { Step::Close(reason.clone()) } else { Step::Wait };
+        }
+        match self.pause {
+            Some(Pause::Busy) => return Step::Wait,
+            Some(Pause::Output) if !self.output.is_low() => return Step::Wait,
+            Some(Pause::Output) => {
+                self.pause = None;
+                return Step::Serve;
+            }
+            None => {}
+        }
+        match &self.end {
+            Some(reason) if self.output.is_empty() => Step::Close(reason.clone()),
+            Some(_) => Step::Wait,
+            None if draining => Step::ReadLast,
+            None => Step::Read,
+        }
+    }
+
+    /// Hands out what is held, to be served together with what is fresh.
+    fn begin_round(&mut self, fresh: bool, now: Instant) -> Option<PoolBuf> {
+        if fresh {
+            self.received_at = now;
+        }
+        self.held.take()
+    }
+
+    fn end_round(&mut self, rest: Option<PoolBuf>, round: Round) {
+        match round {
+            Round::Starved => {}
+            Round::Paused(pause) => self.pause = Some(pause),
+            Round::Close(reason) => self.close_after_flush(reason),
+        }
+        if !self.is_closing() {
+            self.held = rest;
+        }
+    }
+
+    /// Why the next frame cannot be served now, if it cannot.
+    fn must_pause(&self) -> Option<Round> {
+        if self.is_closing() {
+            return Some(Round::Starved);
+        }
+        self.output.is_high().then_some(Round::Paused(Pause::Output))
+    }
+
+    /// The peer has sent all it will send, or the shards drain: what is there is served and flushed, then it ends.
+    pub(crate) fn end_of_input(&mut self, reason: CloseReason) {
+        self.end.get_or_insert(reason);
+    }
+
+    /// Closes it once its output is flushed. The first reason stands.
+    pub(crate) fn close_after_flush(&mut self, reason: CloseReason) {
+        self.closing.get_or_insert(reason);
+        self.held = None;
+    }
+
+    /// Closes it as it is. The first reason stands.
+    pub(crate) fn cut(&mut self, reason: CloseReason) {
+        self.cut.get_or_insert(reason);
+        self.held = None;
+        self.output.clear();
+    }
+
+    /// Whether it takes no more output because it is about to end.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.is_some() || self.cut.is_some()
+    }
+
+    /// After some time, a busy function is offered its frame again.
+    pub(crate) fn retry(&mut self) {
+        if self.pause == Some(Pause::Busy) {
+            // The output is looked at before the next frame is, so this resumes in any case.
+            self.pause = Some(Pause::Output);
+            self.wake();
+        }
+    }
+
+    /// Cuts it if it has been idle, or its output stuck, for too long.
+    pub(crate) fn check_timeouts(&mut self, now: Instant) {
+        if let Some(reason) = self.overdue(now) {
+            self.cut(reason);
+            self.wake();
+        }
+    }
+
+    fn overdue(&self, now: Instant) -> Option<CloseReason> {
+        let moved_at = self.output.moved_at();
+        let passed = |since: Instant, timeout: Duration| now.saturating_duration_since(since) >= timeout;
+        if !self.output.is_empty() {
+            return passed(moved_at, self.limits.stall_timeout).then_some(CloseReason::Stalled);
+        }
+        // One that waits for a busy function is not idle.
+        let timeout = self.limits.idle_timeout.filter(|_| self.pause.is_none())?;
+        passed(moved_at.max(self.received_at), timeout).then_some(CloseReason::Idle)
+    }
+
+    /// Has the driver look at it soon.
+    pub(crate) fn wake(&self) {
+        self.alarm.ring();
+    }
+}
+
+impl<S> Service<S> {
+    pub(crate) fn new(name: String, handlers: Handlers<S>, limits: Limits, shards: usize) -> Arc<Self> {
+        Arc::new(Self { name, handlers, limits, counters: Counters::per_shard(shards) })
+    }
+}

@@ -1,0 +1,260 @@
+//! The driver on an io_uring of its own: one task per shard moves the bytes of all its connections.
+//!
+//! Each connection has one receive that goes on by itself, into buffers of the pool, and one send at most. A
+//! turn is one call to the kernel: it submits what the turn before made up, and brings what has come. What was
+//! received is served at once; then each connection that something happened to is advanced by its
+//! [`Step`](crate::conn::Step), so that the replies to all frames of a turn are one send. Turns follow each other
+//! until one brings nothing; then the task waits in the ring if pauses were short, and else sleeps on its eventfd.
+//!
+//! Nothing is lost when buffers run out: the kernel ends the receive, and it is asked again when there are
+//! buffers, of which there are more then.
+
+mod attached;
+mod buffers;
+mod link;
+mod nap;
+mod uring;
+
+use std::{
+    cell::RefCell,
+    future::poll_fn,
+    io, mem,
+    net::TcpStream,
+    os::fd::{AsRawFd, OwnedFd},
+    rc::Rc,
+    sync::Arc,
+    task::Poll,
+    time::{Duration, Instant},
+};
+
+use nix::sys::eventfd::EventFd;
+use slab::Slab;
+
+pub(crate) use self::attached::Attached;
+use self::{
+    link::Link,
+    nap::Nap,
+    uring::{Completion, Request, Uring},
+};
+use super::life::Life;
+use crate::{
+    log_throttle::LogThrottle,
+    pool::Pool,
+    shard::Shard,
+    tcp::connection::{Alarm, Service, WakeQueue},
+};
+
+/// Work without a break before the shard looks at its other IO.
+const WORK_PER_PASS: Duration = Duration::from_micros(500);
+
+/// Where completions follow each other within this time, the task waits for the next in the ring itself, which is one
+/// system call; to sleep on the executor and to wake up is about ten. The shard's other work waits meanwhile, no longer
+/// than it does for `WORK_PER_PASS`.
+const LINGER: Duration = Duration::from_micros(200);
+
+/// Between two log lines about a kernel that refuses to work.
+const LOG_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Whether this kernel has what the driver needs: Linux 6.1.
+///
+/// # Errors
+/// What the kernel said.
+pub(super) fn probe() -> io::Result<()> {
+    let eventfd = EventFd::new()?;
+    Uring::new(&Pool::new(usize::MAX), eventfd.as_raw_fd()).map(drop)
+}
+
+/// All connections of one shard.
+pub(crate) struct RingDriver<S> {
+    /// Connections that called.
+    calls: Rc<WakeQueue>,
+    /// Borrowed for the length of a turn.
+    links: RefCell<Links<S>>,
+    /// Where the task sleeps. Taken by the task.
+    nap: RefCell<Option<Nap>>,
+}
+
+struct Links<S> {
+    uring: Uring,
+    slots: Slab<Link<S>>,
+    /// What has come. Empty between turns, kept for its memory; so are the next two.
+    completions: Vec<Completion>,
+    /// Connections to be advanced first: they got no buffer, because others had them all.
+    starved: Vec<u32>,
+    /// Connections to be advanced.
+    due: Vec<u32>,
+    troubles: LogThrottle,
+}
+
+impl<S: 'static> RingDriver<S> {
+    /// To be called on the shard's thread.
+    pub(crate) fn new(pool: &Pool) -> io::Result<Self> {
+        let nap = Nap::new()?;
+        let links = Links {
+            uring: Uring::new(pool, nap.eventfd())?,
+            slots: Slab::new(),
+            completions: Vec::new(),
+            starved: Vec::new(),
+            due: Vec::new(),
+            troubles: LogThrottle::each(LOG_INTERVAL),
+        };
+        Ok(Self { calls: Rc::default(), links: RefCell::new(links), nap: RefCell::new(Some(nap)) })
+    }
+
+    /// Takes a connected socket over, and runs the `opened` hook.
+    ///
+    /// # Errors
+    /// If the peer is gone already; then nothing was opened.
+    pub(super) fn open(
+        &self,
+        shard: &Shard<S>,
+        service: &Arc<Service<S>>,
+        socket: OwnedFd,
+    ) -> io::Result<Attached> {
+        let socket = TcpStream::from(socket);
+        // The ring waits for a blocking socket; from others it brings what there is, which is nothing.
+        socket.set_nonblocking(false)?;
+        let mut links = self.links.borrow_mut();
+        let place = links.slots.vacant_entry();
+        // A connection has a descriptor, and those are `i32`s.
+        let slot = u32::try_from(place.key()).map_err(io::Error::other)?;
+        let life = Life::begin(shard, service, &socket, Alarm::of_queue(&self.calls, slot))?;
+        let attached = Attached::default();
+        place.insert(Link::new(life.clone(), socket, slot, attached.ending()));
+        drop(links);
+        life.run_opened(shard);
+        life.with(shard, |conn| conn.wake());
+        Ok(attached)
+    }
+
+    /// Wakes the task if the ring has something that nobody was told of: on processors that order memory loosely,
+    /// going to sleep and being called can miss each other.
+    pub(crate) fn check(&self) {
+        if self.links.borrow_mut().uring.has_work() {
+            self.calls.wake();
+        }
+    }
+
+    fn has_work(&self) -> bool {
+        !self.calls.is_empty() || self.links.borrow_mut().uring.has_work()
+    }
+
+    /// Turns, until there is nothing to do, nor, if it `lingers`, soon will be.
+    async fn work(&self, shard: &Rc<Shard<S>>, lingers: bool) {
+        let mut since = Instant::now();
+        while self.has_work() || lingers && self.linger() {
+            let now = Instant::now();
+            if now.duration_since(since) > WORK_PER_PASS {
+                shard.reactor_pass.wait().await;
+                since = Instant::now();
+            }
+            shard.net.borrow_mut().set_now(now);
+            self.links.borrow_mut().turn(shard, &self.calls);
+        }
+    }
+
+    /// Waits for a while; whether there is something to do then.
+    fn linger(&self) -> bool {
+        self.links.borrow_mut().wait(LINGER);
+        self.has_work()
+    }
+
+    /// Waits until there is something to do, or all is over.
+    async fn sleep(&self, shard: &Shard<S>, nap: &mut Nap) {
+        if !self.links.borrow_mut().uring.doze() {
+            return;
+        }
+        poll_fn(|cx| {
+            if self.has_work() || self.is_over(shard) {
+                return Poll::Ready(());
+            }
+            self.calls.set_waker(cx.waker());
+            nap.poll(cx)
+        })
+        .await;
+        self.links.borrow_mut().uring.rouse();
+    }
+
+    fn is_over(&self, shard: &Shard<S>) -> bool {
+        shard.is_stopping() && self.links.borrow().slots.is_empty()
+    }
+}
+
+/// The task that drives the shard's connections, until the shard stops and the last of them has ended.
+pub(crate) async fn run<S: 'static>(shard: Rc<Shard<S>>) {
+    let Some(ring) = &shard.ring else { return };
+    let Some(mut nap) = ring.nap.take() else { return };
+    let calls = Rc::clone(&ring.calls);
+    shard.at_end(move || calls.wake());
+    let mut lingers = false;
+    while !ring.is_over(&shard) {
+        ring.work(&shard, lingers).await;
+        let asleep_at = Instant::now();
+        ring.sleep(&shard, &mut nap).await;
+        lingers = asleep_at.elapsed() < LINGER;
+    }
+    nap.end().await;
+}
+
+impl<S: 'static> Links<S> {
+    /// Submits what was made up, serves what has come, advances whom it concerns.
+    fn turn(&mut self, shard: &Rc<Shard<S>>, calls: &WakeQueue) {
+        let turned = self.uring.turn(&mut self.completions);
+        self.complain(turned);
+        let completions = mem::take(&mut self.completions);
+        for completion in &completions {
+            self.complete(shard, completion);
+        }
+        self.completions = completions;
+        self.completions.clear();
+        // Those that called are due, too, be it twice.
+        calls.take(&mut self.due);
+        let (mut starved, mut due) = (mem::take(&mut self.starved), mem::take(&mut self.due));
+        for slot in starved.drain(..).chain(due.drain(..)) {
+            self.advance(shard, slot);
+        }
+        (self.starved, self.due) = (starved, due);
+    }
+
+    fn wait(&mut self, timeout: Duration) {
+        let waited = self.uring.wait(timeout);
+        self.complain(waited);
+    }
+
+    fn complain(&mut self, result: io::Result<()>) {
+        if let Err(error) = result
+            && let Some(suppressed) = self.troubles.due(Instant::now())
+        {
+            tracing::error!(%error, suppressed, "io_uring refuses to work");
+        }
+    }
+
+    fn complete(&mut self, shard: &Rc<Shard<S>>, completion: &Completion) {
+        if completion.is_out_of_buffers() {
+            self.uring.buffers().grow(self.slots.len());
+        }
+        if let Some(link) = self.slots.get_mut(completion.slot as usize) {
+            match completion.request {
+                Request::Receive => link.received(shard, &mut self.uring, completion),
+                Request::Send => link.sent(shard, completion),
+                // What it ended says so itself, and the slot may be another's by now.
+                Request::Cancel => return,
+            }
+            if !mem::replace(&mut link.due, true) {
+                let due = if link.is_starved(completion) { &mut self.starved } else { &mut self.due };
+                due.push(completion.slot);
+            }
+        }
+        if let Some(buffer) = completion.buffer {
+            self.uring.buffers().recycle(buffer);
+        }
+    }
+
+    fn advance(&mut self, shard: &Rc<Shard<S>>, slot: u32) {
+        let Some(link) = self.slots.get_mut(slot as usize) else { return };
+        link.due = false;
+        if !link.advance(shard, &mut self.uring) {
+            self.slots.remove(slot as usize).resolve();
+        }
+    }
+}

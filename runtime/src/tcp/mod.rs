@@ -1,0 +1,13 @@
+//! TCP: servers and client links, connections and what moves their bytes.
+
+pub(crate) mod handlers;
+
+pub(crate) mod connection;
+
+pub(crate) mod driver;
+
+pub(crate) mod listener;
+
+pub(crate) mod client;
+
+pub(crate) mod stats;

@@ -1,0 +1,34 @@
+//! What every program of Lars has around its service: command line, configuration layers, log lines, signals,
+//! exit status.
+//!
+//! A service implements [`Daemon`]; its `main` is [`main`]. Every configuration key is a TOML key, an
+//! environment variable and a flag at once, all three made from the service's default configuration, so
+//! that none can be forgotten: `[server] listen` is `--server-listen` and `LARS_DNS_SERVER_LISTEN`. A flag
+//! wins over the environment, the environment over the file, the file over the default.
+//!
+//! Names no message of Lars and no glommio.
+#![deny(missing_docs)]
+#![forbid(unsafe_code)]
+
+mod daemon;
+
+mod command;
+
+mod layers;
+
+mod error;
+
+mod server_section;
+
+mod logging;
+
+mod shutdown;
+
+pub use self::{
+    daemon::{Alias, BoxError, Daemon, EXIT_CONFIG, main, main_from, with_causes},
+    error::{ConfigError, LoadError},
+    layers::parse,
+    logging::{LogFormat, init_logging},
+    server_section::ServerSection,
+    shutdown::Shutdown,
+};
