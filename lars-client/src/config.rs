@@ -1,11 +1,8 @@
 //! [`ClientConfig`]: where the agent is and how long to wait for it.
 
-use std::{
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
-    time::Duration,
-};
+use std::{net::Ipv4Addr, ops::RangeInclusive, time::Duration};
 
-use crate::{ClientError, core::Patience};
+use crate::{ClientError, core::Timeouts};
 
 /// No lookup may be configured to take longer than this.
 const LOOKUP_TIME_MAX: Duration = Duration::from_secs(60 * 60);
@@ -51,8 +48,8 @@ impl Default for ClientConfig {
 }
 
 impl ClientConfig {
-    /// The agent's ports, one address per shard.
-    pub(crate) fn agent_addrs(&self) -> Result<Vec<SocketAddr>, ClientError> {
+    /// The agent's ports, one per shard.
+    pub(crate) fn agent_ports(&self) -> Result<RangeInclusive<u16>, ClientError> {
         if self.shards == 0 {
             return Err(invalid("shards", "0 is not in 1..=65535".to_owned()));
         }
@@ -62,17 +59,16 @@ impl ClientConfig {
         let last_port = self.base_port.checked_add(self.shards - 1).ok_or_else(|| {
             invalid("shards", format!("{} ports from {} up go beyond 65535", self.shards, self.base_port))
         })?;
-        let addr = |port| SocketAddr::V4(SocketAddrV4::new(self.agent_ip, port));
-        Ok((self.base_port..=last_port).map(addr).collect())
+        Ok(self.base_port..=last_port)
     }
 
-    pub(crate) fn patience(&self) -> Result<Patience, ClientError> {
+    pub(crate) fn timeouts(&self) -> Result<Timeouts, ClientError> {
         if self.timeout.is_zero() {
             return Err(invalid("timeout", "must be more than 0".to_owned()));
         }
         let total = self.retries.checked_add(1).and_then(|tries| self.timeout.checked_mul(tries));
         match total.filter(|&total| total <= LOOKUP_TIME_MAX) {
-            Some(total) => Ok(Patience { per_try: self.timeout, total }),
+            Some(total) => Ok(Timeouts { per_try: self.timeout, total }),
             None => Err(invalid("timeout", format!("with all retries must be at most {LOOKUP_TIME_MAX:?}"))),
         }
     }
@@ -87,22 +83,21 @@ mod tests {
     use super::*;
 
     fn check_refused(config: ClientConfig, message: &str) {
-        let result = config.agent_addrs().and_then(|_| config.patience());
+        let result = config.agent_ports().and_then(|_| config.timeouts());
         assert_eq!(result.expect_err("refused").to_string(), message);
     }
 
     #[test]
     fn the_defaults_are_what_is_deployed() {
         let config = ClientConfig::default();
-        let ports: Vec<u16> = config.agent_addrs().expect("valid").iter().map(SocketAddr::port).collect();
-        assert_eq!(ports, [8888, 8889, 8890]);
-        assert_eq!(config.patience().expect("valid").total, Duration::from_millis(200));
+        assert_eq!(config.agent_ports().expect("valid"), 8888..=8890);
+        assert_eq!(config.timeouts().expect("valid").total, Duration::from_millis(200));
     }
 
     #[test]
     fn the_last_port_may_be_65535() {
         let config = ClientConfig { base_port: 65_533, ..ClientConfig::default() };
-        assert_eq!(config.agent_addrs().expect("valid").len(), 3);
+        assert_eq!(config.agent_ports().expect("valid"), 65_533..=65_535);
     }
 
     #[test]

@@ -4,9 +4,11 @@
 //! * [`Proxy`]: a TCP forwarder that refuses, swallows or cuts on command.
 //! * [`MariaDb`]: a private server that speaks MySQL's protocol.
 //! * [`reserved_ports`]: ports that stay free while nobody listens on them.
+//! * [`holds_in_a_child`]: what a forked process sees.
 //! * [`program`] and [`connections_possible`]: what a test must not take from the machine that it runs on.
 
 mod descriptors;
+mod fork;
 mod mariadb;
 mod ports;
 mod program;
@@ -16,6 +18,7 @@ mod wait;
 use std::env;
 
 pub use descriptors::connections_possible;
+pub use fork::holds_in_a_child;
 pub use mariadb::MariaDb;
 pub use ports::{reserved_addr, reserved_ports};
 pub use program::program;

@@ -10,7 +10,7 @@ const REFUSED_PAUSE: Duration = Duration::from_millis(10);
 
 /// How long to wait for an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Patience {
+pub(crate) struct Timeouts {
     /// Between a datagram and the next one.
     pub(crate) per_try: Duration,
     /// For the whole lookup.
@@ -19,7 +19,7 @@ pub(crate) struct Patience {
 
 /// What the shell is to do next.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Step<'a> {
+pub(crate) enum Action<'a> {
     /// Send this datagram.
     Send(&'a [u8]),
     /// Receive until then; if that has passed, take only what is there already.
@@ -41,7 +41,7 @@ pub(crate) enum GiveUp {
 
 /// The state of a lookup is that of its last datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Last {
+enum LastSend {
     NotSentYet,
     /// Before anything else, see whether there is an answer: a thread that was kept off the CPU past its
     /// deadline still finds it.
@@ -55,7 +55,7 @@ enum Last {
 pub(crate) struct Lookup<Q> {
     question: Q,
     datagram: Vec<u8>,
-    last: Last,
+    last: LastSend,
     per_try: Duration,
     next_send: Instant,
     deadline: Instant,
@@ -65,34 +65,34 @@ pub(crate) struct Lookup<Q> {
 }
 
 impl<Q: Question> Lookup<Q> {
-    pub(crate) fn new(question: Q, patience: Patience, believe_absence: bool, now: Instant) -> Self {
+    pub(crate) fn new(question: Q, timeouts: Timeouts, believe_absence: bool, now: Instant) -> Self {
         Self {
             datagram: question.to_datagram(),
             question,
-            last: Last::NotSentYet,
-            per_try: patience.per_try,
+            last: LastSend::NotSentYet,
+            per_try: timeouts.per_try,
             next_send: now,
-            deadline: now + patience.total,
+            deadline: now + timeouts.total,
             believe_absence,
         }
     }
 
     /// What to do now; counts as done. First of all comes a `Send`.
-    pub(crate) fn poll(&mut self, now: Instant) -> Step<'_> {
+    pub(crate) fn poll(&mut self, now: Instant) -> Action<'_> {
         let wake = self.next_send.min(self.deadline);
         match self.last {
-            Last::JustSent => {
-                self.last = Last::Awaited;
-                Step::ReceiveUntil(wake)
+            LastSend::JustSent => {
+                self.last = LastSend::Awaited;
+                Action::ReceiveUntil(wake)
             }
-            Last::Awaited if now < wake => Step::ReceiveUntil(wake),
-            Last::Awaited if now >= self.deadline => Step::GiveUp(GiveUp::Timeout),
-            Last::Undeliverable if now < wake => Step::PauseUntil(wake),
-            Last::Undeliverable if now >= self.deadline => Step::GiveUp(GiveUp::Unreachable),
-            Last::NotSentYet | Last::Awaited | Last::Undeliverable => {
-                self.last = Last::JustSent;
+            LastSend::Awaited if now < wake => Action::ReceiveUntil(wake),
+            LastSend::Awaited if now >= self.deadline => Action::GiveUp(GiveUp::Timeout),
+            LastSend::Undeliverable if now < wake => Action::PauseUntil(wake),
+            LastSend::Undeliverable if now >= self.deadline => Action::GiveUp(GiveUp::Unreachable),
+            LastSend::NotSentYet | LastSend::Awaited | LastSend::Undeliverable => {
+                self.last = LastSend::JustSent;
                 self.next_send = now + self.per_try;
-                Step::Send(&self.datagram)
+                Action::Send(&self.datagram)
             }
         }
     }
@@ -104,7 +104,7 @@ impl<Q: Question> Lookup<Q> {
 
     /// The last datagram could not be sent, or came back as undeliverable.
     pub(crate) fn handle_unreachable(&mut self, now: Instant) {
-        self.last = Last::Undeliverable;
+        self.last = LastSend::Undeliverable;
         if self.believe_absence {
             self.deadline = now;
         } else {
@@ -122,14 +122,14 @@ mod tests {
     use crate::core::RouteQuestion;
 
     const QUESTION: RouteQuestion = RouteQuestion { module: ModuleId::new(1, 1) };
-    const PATIENCE: Patience = Patience { per_try: ms(100), total: ms(200) };
+    const TIMEOUTS: Timeouts = Timeouts { per_try: ms(100), total: ms(200) };
 
     const fn ms(ms: u64) -> Duration {
         Duration::from_millis(ms)
     }
 
     fn lookup(now: Instant) -> Lookup<RouteQuestion> {
-        Lookup::new(QUESTION, PATIENCE, false, now)
+        Lookup::new(QUESTION, TIMEOUTS, false, now)
     }
 
     #[test]
@@ -137,32 +137,32 @@ mod tests {
         let start = Instant::now();
         let mut lookup = lookup(start);
         let asking = QUESTION.to_datagram();
-        assert_eq!(lookup.poll(start), Step::Send(&asking));
-        assert_eq!(lookup.poll(start), Step::ReceiveUntil(start + ms(100)));
-        assert_eq!(lookup.poll(start + ms(99)), Step::ReceiveUntil(start + ms(100)));
-        assert_eq!(lookup.poll(start + ms(100)), Step::Send(&asking));
-        assert_eq!(lookup.poll(start + ms(100)), Step::ReceiveUntil(start + ms(200)));
-        assert_eq!(lookup.poll(start + ms(200)), Step::GiveUp(GiveUp::Timeout));
+        assert_eq!(lookup.poll(start), Action::Send(&asking));
+        assert_eq!(lookup.poll(start), Action::ReceiveUntil(start + ms(100)));
+        assert_eq!(lookup.poll(start + ms(99)), Action::ReceiveUntil(start + ms(100)));
+        assert_eq!(lookup.poll(start + ms(100)), Action::Send(&asking));
+        assert_eq!(lookup.poll(start + ms(100)), Action::ReceiveUntil(start + ms(200)));
+        assert_eq!(lookup.poll(start + ms(200)), Action::GiveUp(GiveUp::Timeout));
     }
 
     #[test]
     fn a_late_second_try_does_not_move_the_end() {
         let start = Instant::now();
         let mut lookup = lookup(start);
-        assert!(matches!(lookup.poll(start), Step::Send(_)));
-        assert!(matches!(lookup.poll(start), Step::ReceiveUntil(_)));
-        assert!(matches!(lookup.poll(start + ms(170)), Step::Send(_)));
-        assert_eq!(lookup.poll(start + ms(170)), Step::ReceiveUntil(start + ms(200)));
+        assert!(matches!(lookup.poll(start), Action::Send(_)));
+        assert!(matches!(lookup.poll(start), Action::ReceiveUntil(_)));
+        assert!(matches!(lookup.poll(start + ms(170)), Action::Send(_)));
+        assert_eq!(lookup.poll(start + ms(170)), Action::ReceiveUntil(start + ms(200)));
     }
 
     #[test]
     fn an_answer_that_waited_longer_than_we_would_is_still_heard() {
         let start = Instant::now();
         let mut lookup = lookup(start);
-        assert!(matches!(lookup.poll(start), Step::Send(_)));
+        assert!(matches!(lookup.poll(start), Action::Send(_)));
         let late = start + ms(5_000);
-        assert_eq!(lookup.poll(late), Step::ReceiveUntil(start + ms(100)));
-        assert_eq!(lookup.poll(late), Step::GiveUp(GiveUp::Timeout));
+        assert_eq!(lookup.poll(late), Action::ReceiveUntil(start + ms(100)));
+        assert_eq!(lookup.poll(late), Action::GiveUp(GiveUp::Timeout));
     }
 
     #[test]
@@ -173,13 +173,13 @@ mod tests {
         let mut sent = 0;
         loop {
             match lookup.poll(now) {
-                Step::Send(_) => {
+                Action::Send(_) => {
                     sent += 1;
                     lookup.handle_unreachable(now);
                 }
-                Step::PauseUntil(until) => now = until,
-                Step::ReceiveUntil(until) => panic!("nothing comes until {until:?}"),
-                Step::GiveUp(why) => {
+                Action::PauseUntil(until) => now = until,
+                Action::ReceiveUntil(until) => panic!("nothing comes until {until:?}"),
+                Action::GiveUp(why) => {
                     assert_eq!(why, GiveUp::Unreachable);
                     break;
                 }
@@ -192,20 +192,20 @@ mod tests {
     fn an_agent_that_is_back_but_silent_is_a_timeout() {
         let start = Instant::now();
         let mut lookup = lookup(start);
-        assert!(matches!(lookup.poll(start), Step::Send(_)));
+        assert!(matches!(lookup.poll(start), Action::Send(_)));
         lookup.handle_unreachable(start);
-        assert!(matches!(lookup.poll(start + ms(10)), Step::Send(_)));
-        assert_eq!(lookup.poll(start + ms(10)), Step::ReceiveUntil(start + ms(110)));
-        assert_eq!(lookup.poll(start + ms(200)), Step::GiveUp(GiveUp::Timeout));
+        assert!(matches!(lookup.poll(start + ms(10)), Action::Send(_)));
+        assert_eq!(lookup.poll(start + ms(10)), Action::ReceiveUntil(start + ms(110)));
+        assert_eq!(lookup.poll(start + ms(200)), Action::GiveUp(GiveUp::Timeout));
     }
 
     #[test]
     fn absence_that_is_known_is_believed_at_once() {
         let start = Instant::now();
-        let mut lookup = Lookup::new(QUESTION, PATIENCE, true, start);
-        assert!(matches!(lookup.poll(start), Step::Send(_)));
+        let mut lookup = Lookup::new(QUESTION, TIMEOUTS, true, start);
+        assert!(matches!(lookup.poll(start), Action::Send(_)));
         lookup.handle_unreachable(start + ms(1));
-        assert_eq!(lookup.poll(start + ms(1)), Step::GiveUp(GiveUp::Unreachable));
+        assert_eq!(lookup.poll(start + ms(1)), Action::GiveUp(GiveUp::Unreachable));
     }
 
     proptest! {
@@ -214,14 +214,14 @@ mod tests {
         #[test]
         fn ends_in_time(events in prop::collection::vec((0u64..30, any::<bool>()), 1..50), believe: bool) {
             let start = Instant::now();
-            let deadline = start + PATIENCE.total;
-            let mut lookup = Lookup::new(QUESTION, PATIENCE, believe, start);
+            let deadline = start + TIMEOUTS.total;
+            let mut lookup = Lookup::new(QUESTION, TIMEOUTS, believe, start);
             let mut now = start;
             for (wait_ms, unreachable) in events {
                 match lookup.poll(now) {
-                    Step::Send(_) => prop_assert!(now < deadline),
-                    Step::ReceiveUntil(until) | Step::PauseUntil(until) => prop_assert!(until <= deadline),
-                    Step::GiveUp(_) => return Ok(()),
+                    Action::Send(_) => prop_assert!(now < deadline),
+                    Action::ReceiveUntil(until) | Action::PauseUntil(until) => prop_assert!(until <= deadline),
+                    Action::GiveUp(_) => return Ok(()),
                 }
                 now += ms(wait_ms);
                 if unreachable {
@@ -229,10 +229,10 @@ mod tests {
                 }
             }
             now = now.max(deadline);
-            if let Step::ReceiveUntil(until) = lookup.poll(now) {
+            if let Action::ReceiveUntil(until) = lookup.poll(now) {
                 prop_assert!(until <= deadline);
             }
-            prop_assert!(matches!(lookup.poll(now), Step::GiveUp(_)));
+            prop_assert!(matches!(lookup.poll(now), Action::GiveUp(_)));
         }
     }
 }

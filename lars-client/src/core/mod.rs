@@ -7,5 +7,5 @@ mod registration;
 
 pub use question::{HostQuestion, Question, RouteQuestion, report_datagram};
 
-pub(crate) use lookup::{GiveUp, Lookup, Patience, Step};
+pub(crate) use lookup::{Action, GiveUp, Lookup, Timeouts};
 pub(crate) use registration::{Next, Registration};

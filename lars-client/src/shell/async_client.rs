@@ -2,22 +2,18 @@
 
 use std::{
     io,
-    net::SocketAddr,
+    net::UdpSocket as StdSocket,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use tokio::{
     net::UdpSocket,
-    time::{sleep, sleep_until, timeout, timeout_at},
+    time::{sleep_until, timeout, timeout_at},
 };
 
-use super::agent::{Agent, Port, connected_socket};
-use crate::{
-    ClientConfig, ClientError, GetHostError, Host, HostAddr, ModuleId, Outcome, RegisterError,
-    core::{HostQuestion, Next, Question, Registration, RouteQuestion, Step},
-    error::NoAnswer,
-};
+use super::calls::{Calls, Transport};
+use crate::{ClientConfig, ClientError, GetHostError, Host, HostAddr, ModuleId, Outcome, RegisterError};
 
 /// What [`Client`](crate::Client) is, for tokio: same answers, same errors, same deadlines.
 ///
@@ -40,7 +36,7 @@ use crate::{
 /// The `async` functions, when they run outside a tokio runtime or in one without IO or time.
 #[derive(Clone, Debug)]
 pub struct AsyncClient {
-    agent: Arc<Agent<Lane>>,
+    calls: Arc<Calls<Tokio>>,
 }
 
 impl AsyncClient {
@@ -57,7 +53,7 @@ impl AsyncClient {
     /// # Errors
     /// [`ClientError::Config`] naming the field, or [`ClientError::Socket`].
     pub fn with_config(config: ClientConfig) -> Result<Self, ClientError> {
-        Ok(Self { agent: Arc::new(Agent::new(&config)?) })
+        Ok(Self { calls: Arc::new(Calls::new(config)?) })
     }
 
     /// As [`Client::get_host`](crate::Client::get_host).
@@ -65,19 +61,12 @@ impl AsyncClient {
     /// # Errors
     /// See [`GetHostError`].
     pub async fn get_host(&self, module: ModuleId) -> Result<Host, GetHostError> {
-        let port = self.agent.port(module);
-        let mut lane = match port.idle.take() {
-            Some(lane) => lane,
-            None => self.open_lane::<HostQuestion>(port)?,
-        };
-        let answer = self.ask(port, &mut lane, self.agent.host_question(module)).await?;
-        port.idle.put(lane);
-        answer
+        self.calls.get_host(module).await
     }
 
     /// As [`Client::report`](crate::Client::report); there is nothing to await.
     pub fn report(&self, host: &Host, outcome: Outcome) {
-        self.agent.report(host, outcome);
+        self.calls.report(host, outcome);
     }
 
     /// As [`Client::get_route`](crate::Client::get_route).
@@ -85,9 +74,7 @@ impl AsyncClient {
     /// # Errors
     /// [`ClientError::Timeout`] or [`ClientError::AgentUnreachable`].
     pub async fn get_route(&self, module: ModuleId) -> Result<Vec<HostAddr>, ClientError> {
-        let port = self.agent.port(module);
-        let mut lane = self.open_lane::<RouteQuestion>(port)?;
-        Ok(self.ask(port, &mut lane, RouteQuestion { module }).await?)
+        self.calls.get_route(module).await
     }
 
     /// As [`Client::register`](crate::Client::register).
@@ -95,97 +82,57 @@ impl AsyncClient {
     /// # Errors
     /// What the last try came to: [`RegisterError::NotFound`] if it found no hosts.
     pub async fn register(&self, module: ModuleId) -> Result<Vec<HostAddr>, RegisterError> {
-        let mut registration = Registration::new(module);
-        loop {
-            match registration.handle_route(self.get_route(module).await) {
-                Next::Done(result) => return result,
-                Next::AskAgainAfter(pause) => sleep(pause).await,
-            }
-        }
+        self.calls.register(module).await
     }
 
     /// As [`Client::reports_dropped`](crate::Client::reports_dropped).
     #[must_use]
     pub fn reports_dropped(&self) -> u64 {
-        self.agent.reports_dropped()
-    }
-
-    fn open_lane<Q: Question>(&self, port: &Port<Lane>) -> Result<Lane, NoAnswer> {
-        let patience = self.agent.patience();
-        Lane::open(port.addr(), Q::ANSWER_LEN_MAX, patience.per_try).map_err(|error| port.unreachable(error))
-    }
-
-    async fn ask<Q: Question>(
-        &self,
-        port: &Port<Lane>,
-        lane: &mut Lane,
-        question: Q,
-    ) -> Result<Q::Answer, NoAnswer> {
-        let mut now = tokio_now();
-        let mut lookup = self.agent.lookup(port, question, now);
-        let mut problem = None;
-        loop {
-            let done = match lookup.poll(now) {
-                Step::Send(datagram) => lane.send(datagram).await.map(|()| None),
-                Step::ReceiveUntil(until) => lane.receive(until).await,
-                Step::PauseUntil(until) => {
-                    sleep_until(until.into()).await;
-                    Ok(None)
-                }
-                Step::GiveUp(why) => return Err(self.agent.gave_up(port, why, problem)),
-            };
-            now = tokio_now();
-            match done {
-                Ok(received) => {
-                    if let Some(answer) = received.and_then(|datagram| lookup.handle_datagram(datagram)) {
-                        port.answered();
-                        return Ok(answer);
-                    }
-                }
-                Err(error) => {
-                    lookup.handle_unreachable(now);
-                    problem = Some(error);
-                }
-            }
-        }
+        self.calls.reports_dropped()
     }
 }
 
-/// Tokio's clock, which tests of the embedding program may have stopped.
-fn tokio_now() -> Instant {
-    tokio::time::Instant::now().into_std()
-}
-
-/// A socket to one port of the agent, for one call at a time.
+/// Tokio's sockets, and its clock, which tests of the embedding program may have stopped.
 #[derive(Debug)]
-struct Lane {
+enum Tokio {}
+
+/// A socket for one call at a time.
+#[derive(Debug)]
+struct Socket {
     socket: UdpSocket,
     send_timeout: Duration,
     received: Box<[u8]>,
 }
 
-impl Lane {
-    fn open(agent: SocketAddr, answer_len_max: usize, send_timeout: Duration) -> io::Result<Self> {
-        let socket = connected_socket(agent)?;
-        socket.set_nonblocking(true)?;
-        let socket = UdpSocket::from_std(socket)?;
-        Ok(Self { socket, send_timeout, received: vec![0; answer_len_max].into() })
+impl Transport for Tokio {
+    type Socket = Socket;
+
+    fn now() -> Instant {
+        tokio::time::Instant::now().into_std()
     }
 
-    /// A datagram that finds no room in time is lost, as it can be anywhere on its way.
-    async fn send(&self, datagram: &[u8]) -> io::Result<()> {
-        match timeout(self.send_timeout, self.socket.send(datagram)).await {
+    fn open(socket: StdSocket, answer_len_max: usize, send_timeout: Duration) -> io::Result<Socket> {
+        socket.set_nonblocking(true)?;
+        let socket = UdpSocket::from_std(socket)?;
+        Ok(Socket { socket, send_timeout, received: vec![0; answer_len_max].into() })
+    }
+
+    async fn send(socket: &mut Socket, datagram: &[u8]) -> io::Result<()> {
+        match timeout(socket.send_timeout, socket.socket.send(datagram)).await {
             Ok(Err(error)) => Err(error),
             Ok(Ok(_)) | Err(_) => Ok(()),
         }
     }
 
-    /// The next datagram; `None` when time is up.
-    async fn receive(&mut self, until: Instant) -> io::Result<Option<&[u8]>> {
-        match timeout_at(until.into(), self.socket.recv(&mut self.received)).await {
-            Ok(Ok(len)) => Ok(Some(&self.received[..len])),
+    async fn receive(socket: &mut Socket, _: Instant, until: Instant) -> io::Result<Option<&[u8]>> {
+        match timeout_at(until.into(), socket.socket.recv(&mut socket.received)).await {
+            Ok(Ok(len)) => Ok(Some(&socket.received[..len])),
             Ok(Err(error)) => Err(error),
             Err(_) => Ok(None),
         }
+    }
+
+    async fn pause(_: Instant, until: Instant) {
+        sleep_until(until.into()).await;
     }
 }

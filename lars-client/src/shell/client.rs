@@ -1,28 +1,28 @@
 //! [`Client`]: blocking, on std sockets.
 
 use std::{
+    future::{Future, ready},
     io,
-    net::{SocketAddr, UdpSocket},
+    net::UdpSocket,
+    pin::pin,
     sync::Arc,
+    task::{Context, Poll, Waker},
     thread,
     time::{Duration, Instant},
 };
 
-use super::agent::{Agent, Port, connected_socket};
-use crate::{
-    ClientConfig, ClientError, GetHostError, Host, HostAddr, ModuleId, Outcome, RegisterError,
-    core::{HostQuestion, Next, Question, Registration, RouteQuestion, Step},
-    error::NoAnswer,
-};
+use super::calls::{Calls, Transport};
+use crate::{ClientConfig, ClientError, GetHostError, Host, HostAddr, ModuleId, Outcome, RegisterError};
 
 /// A client of the agent, blocking. Clones are cheap and share everything; use one per process, from as many
 /// threads as there are: calls do not wait for each other.
 ///
 /// It owns one socket per agent shard, and one per call under way, some of which stay open for the next call.
-/// A process that forks makes its client afterwards: parent and child must not share sockets.
+/// After a fork the child may go on with the client that it inherited: at its first call it notices, and opens sockets of
+/// its own.
 #[derive(Clone, Debug)]
 pub struct Client {
-    agent: Arc<Agent<Lane>>,
+    calls: Arc<Calls<Blocking>>,
 }
 
 impl Client {
@@ -39,7 +39,7 @@ impl Client {
     /// # Errors
     /// [`ClientError::Config`] naming the field, or [`ClientError::Socket`].
     pub fn with_config(config: ClientConfig) -> Result<Self, ClientError> {
-        Ok(Self { agent: Arc::new(Agent::new(&config)?) })
+        Ok(Self { calls: Arc::new(Calls::new(config)?) })
     }
 
     /// A host to call for `module`; ask before each call, the agent balances. Returns within
@@ -63,14 +63,7 @@ impl Client {
     /// # Errors
     /// See [`GetHostError`].
     pub fn get_host(&self, module: ModuleId) -> Result<Host, GetHostError> {
-        let port = self.agent.port(module);
-        let mut lane = match port.idle.take() {
-            Some(lane) => lane,
-            None => self.open_lane::<HostQuestion>(port)?,
-        };
-        let answer = self.ask(port, &mut lane, self.agent.host_question(module))?;
-        port.idle.put(lane);
-        answer
+        at_once(self.calls.get_host(module))
     }
 
     /// Tells the agent how the call of `host` went: once per call, also for the calls that succeed.
@@ -92,7 +85,7 @@ impl Client {
     /// # }
     /// ```
     pub fn report(&self, host: &Host, outcome: Outcome) {
-        self.agent.report(host, outcome);
+        self.calls.report(host, outcome);
     }
 
     /// All hosts of `module` that the agent knows and that fit a datagram (at least 3,800), healthy or not; none if
@@ -104,9 +97,7 @@ impl Client {
     /// # Errors
     /// [`ClientError::Timeout`] or [`ClientError::AgentUnreachable`].
     pub fn get_route(&self, module: ModuleId) -> Result<Vec<HostAddr>, ClientError> {
-        let port = self.agent.port(module);
-        let mut lane = self.open_lane::<RouteQuestion>(port)?;
-        Ok(self.ask(port, &mut lane, RouteQuestion { module })?)
+        at_once(self.calls.get_route(module))
     }
 
     /// Makes the agent fetch the route of `module` and returns it, so that the first [`Client::get_host`]
@@ -129,89 +120,73 @@ impl Client {
     /// # Errors
     /// What the last try came to: [`RegisterError::NotFound`] if it found no hosts.
     pub fn register(&self, module: ModuleId) -> Result<Vec<HostAddr>, RegisterError> {
-        let mut registration = Registration::new(module);
-        loop {
-            match registration.handle_route(self.get_route(module)) {
-                Next::Done(result) => return result,
-                Next::AskAgainAfter(pause) => thread::sleep(pause),
-            }
-        }
+        at_once(self.calls.register(module))
     }
 
     /// Reports that could not be sent since the client was made, in all its clones.
     #[must_use]
     pub fn reports_dropped(&self) -> u64 {
-        self.agent.reports_dropped()
-    }
-
-    fn open_lane<Q: Question>(&self, port: &Port<Lane>) -> Result<Lane, NoAnswer> {
-        let patience = self.agent.patience();
-        Lane::open(port.addr(), Q::ANSWER_LEN_MAX, patience.per_try).map_err(|error| port.unreachable(error))
-    }
-
-    fn ask<Q: Question>(
-        &self,
-        port: &Port<Lane>,
-        lane: &mut Lane,
-        question: Q,
-    ) -> Result<Q::Answer, NoAnswer> {
-        let mut now = Instant::now();
-        let mut lookup = self.agent.lookup(port, question, now);
-        let mut problem = None;
-        loop {
-            let done = match lookup.poll(now) {
-                Step::Send(datagram) => lane.send(datagram).map(|()| None),
-                Step::ReceiveUntil(until) => lane.receive(until.saturating_duration_since(now)),
-                Step::PauseUntil(until) => {
-                    thread::sleep(until.saturating_duration_since(now));
-                    Ok(None)
-                }
-                Step::GiveUp(why) => return Err(self.agent.gave_up(port, why, problem)),
-            };
-            now = Instant::now();
-            match done {
-                Ok(received) => {
-                    if let Some(answer) = received.and_then(|datagram| lookup.handle_datagram(datagram)) {
-                        port.answered();
-                        return Ok(answer);
-                    }
-                }
-                Err(error) => {
-                    lookup.handle_unreachable(now);
-                    problem = Some(error);
-                }
-            }
-        }
+        self.calls.reports_dropped()
     }
 }
 
-/// A socket to one port of the agent, for one call at a time.
+/// The value of a future that never waits for anything, because its transport blocks instead.
+fn at_once<F: Future>(future: F) -> F::Output {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(value) => value,
+        Poll::Pending => unreachable!("a blocking transport is ready when it returns"),
+    }
+}
+
+/// The sockets of std, and waiting on the calling thread.
 #[derive(Debug)]
-struct Lane {
+enum Blocking {}
+
+/// A socket for one call at a time.
+#[derive(Debug)]
+struct Socket {
     socket: UdpSocket,
     /// What the socket is set to.
     read_timeout: Duration,
     received: Box<[u8]>,
 }
 
-impl Lane {
-    fn open(agent: SocketAddr, answer_len_max: usize, timeout: Duration) -> io::Result<Self> {
-        let socket = connected_socket(agent)?;
-        let timeout = whole_ms(timeout);
+impl Transport for Blocking {
+    type Socket = Socket;
+
+    fn now() -> Instant {
+        Instant::now()
+    }
+
+    fn open(socket: UdpSocket, answer_len_max: usize, send_timeout: Duration) -> io::Result<Socket> {
+        let timeout = whole_ms(send_timeout);
         socket.set_read_timeout(Some(timeout))?;
         socket.set_write_timeout(Some(timeout))?;
-        Ok(Self { socket, read_timeout: timeout, received: vec![0; answer_len_max].into() })
+        Ok(Socket { socket, read_timeout: timeout, received: vec![0; answer_len_max].into() })
     }
 
-    /// A datagram that finds no room in time is lost, as it can be anywhere on its way.
-    fn send(&self, datagram: &[u8]) -> io::Result<()> {
-        match self.socket.send(datagram) {
+    fn send(socket: &mut Socket, datagram: &[u8]) -> impl Future<Output = io::Result<()>> {
+        ready(match socket.socket.send(datagram) {
             Err(error) if !is_passing(&error) => Err(error),
             _ => Ok(()),
-        }
+        })
     }
 
-    /// The next datagram; `None` when time is up, or earlier.
+    fn receive(
+        socket: &mut Socket,
+        now: Instant,
+        until: Instant,
+    ) -> impl Future<Output = io::Result<Option<&[u8]>>> {
+        ready(socket.receive(until.saturating_duration_since(now)))
+    }
+
+    fn pause(now: Instant, until: Instant) -> impl Future<Output = ()> {
+        thread::sleep(until.saturating_duration_since(now));
+        ready(())
+    }
+}
+
+impl Socket {
     fn receive(&mut self, wait: Duration) -> io::Result<Option<&[u8]>> {
         // Mostly what is set already, because it is rounded: a system call saved.
         let timeout = whole_ms(wait);

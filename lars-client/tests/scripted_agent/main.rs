@@ -2,5 +2,6 @@
 
 mod blocking;
 mod fake_agent;
+mod forked;
 #[cfg(feature = "tokio")]
 mod on_tokio;
