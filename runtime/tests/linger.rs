@@ -3,11 +3,14 @@
 
 mod support;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use lars_runtime::{
-    ConnId, Datagram, Flow, Handlers, Linger, ShardContext, Shards, TcpClient, TcpClientConfig, TcpServer,
-    TcpServerConfig, UdpConfig, UdpSender, UdpServer, UdpSockets,
+    ConnId, Datagram, Flow, Handlers, Linger, Mailboxes, ShardContext, Shards, TcpClient, TcpClientConfig,
+    TcpServer, TcpServerConfig, UdpConfig, UdpSender, UdpServer, UdpSockets,
 };
 use lars_testkit::eventually;
 use support::{datagrams::*, *};
@@ -49,6 +52,62 @@ fn a_job_ends_it() {
         assert_eq!(datagrams(), round);
         // The shard may be back in the socket, or about to.
         assert_eq!(datagrams(), round);
+    }
+}
+
+#[test]
+fn a_message_ends_it() {
+    let shards = shards(1);
+    let mailboxes = Mailboxes::<flume::Sender<usize>>::new(1, 1);
+    shards.install_mailboxes(&mailboxes, |log, _, count| {
+        let _ = count.send(log.datagrams);
+    });
+    let (sockets, addr) = any_socket();
+    let _server = UdpServer::start(&shards, sockets, for_ever(), echo);
+    let socket = client(addr);
+    let datagrams = || {
+        let (counted, count) = flume::bounded(1);
+        mailboxes.try_send(0, counted).expect("there is room");
+        count.recv_timeout(PATIENCE).expect("the message is received")
+    };
+    for round in 1..=100 {
+        assert_eq!(ask(&socket, b"x"), b"x");
+        assert_eq!(datagrams(), round);
+        assert_eq!(datagrams(), round);
+    }
+}
+
+/// A state that answers each datagram twice: at once, and a little later.
+struct Twice {
+    socket: UdpSender,
+    later: Option<(Instant, SocketAddr)>,
+}
+
+#[test]
+fn a_deadline_ends_it() {
+    let (sockets, addr) = any_socket();
+    let sender = sockets.senders().remove(0);
+    let state = move |_| Twice { socket: sender.clone(), later: None };
+    let shards = Shards::start(shards_config(1), state).expect("shards start");
+    shards.install_timer(
+        |twice| twice.later.map(|(at, _)| at),
+        |twice, _| {
+            let (_, from) = twice.later.take().expect("it is due");
+            assert!(twice.socket.send_to(from, b"later"));
+        },
+    );
+    let answer =
+        |twice: &mut Twice, net: &mut ShardContext<Twice>, request: Datagram<'_>, reply: &mut Vec<u8>| {
+            twice.later = Some((net.now() + Duration::from_millis(2), request.from));
+            reply.extend_from_slice(b"now");
+        };
+    let _server = UdpServer::start(&shards, sockets, for_ever(), answer);
+    let socket = client(addr);
+    for _ in 0..100 {
+        assert_eq!(ask(&socket, b"x"), b"now");
+        let mut buffer = [0; 10];
+        let len = receive(&socket, &mut buffer).expect("the second answer");
+        assert_eq!(&buffer[..len], b"later");
     }
 }
 

@@ -4,7 +4,7 @@
 //! and never across an await.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     future::{Future, poll_fn},
     io, mem,
     rc::Rc,
@@ -24,7 +24,9 @@ use crate::{
     shard::clock::{Clock, Tick},
     shard::context::ShardContext,
     shard::mailbox::{Message, ShardHandle, mark_shard_thread},
+    shard::mailboxes::{self, Receive},
     shard::panics::contain,
+    shard::timer::{self, Timer as ShardTimer, Timerfd},
     tcp::connection::Limits,
     tcp::driver::{self, Chosen, RingDriver},
     tcp::handlers::CloseReason,
@@ -56,11 +58,17 @@ pub(crate) struct Plan<S> {
 }
 
 pub(crate) struct Shard<S> {
-    state: RefCell<S>,
+    pub(super) state: RefCell<S>,
     pub(crate) net: RefCell<ShardContext<S>>,
     /// What sockets are read into.
     pub(crate) scratch: RefCell<Box<[u8]>>,
     pub(crate) clock: RefCell<Clock<S>>,
+    pub(super) timer: OnceCell<ShardTimer<S>>,
+    timerfd: Cell<Option<Timerfd>>,
+    /// Whether messages wait, one for each kind of message.
+    messages: RefCell<Vec<Box<dyn Fn() -> bool>>>,
+    /// A wake from another thread reaches a busy executor only through a queue whose latency matters.
+    urgent: TaskQueueHandle,
     pub(crate) reactor_pass: Rc<ReactorPass>,
     /// What moves the bytes of all connections, unless each has a task of its own.
     pub(crate) ring: Option<RingDriver<S>>,
@@ -94,6 +102,14 @@ impl<S: 'static> Shard<S> {
             net: RefCell::new(net),
             scratch: RefCell::new(vec![0; SCRATCH_LEN].into_boxed_slice()),
             clock: RefCell::new(Clock::new(Instant::now())),
+            timer: OnceCell::new(),
+            timerfd: Cell::new(Some(Timerfd::new()?)),
+            messages: RefCell::default(),
+            urgent: glommio::executor().create_task_queue(
+                Shares::default(),
+                Latency::Matters(Duration::from_millis(1)),
+                "urgent",
+            ),
             reactor_pass: Rc::new(ReactorPass::new()?),
             ring,
             ending: Cell::new(false),
@@ -113,7 +129,12 @@ impl<S: 'static> Shard<S> {
 
     /// Runs `f` with the state and the network.
     pub(crate) fn with<R>(&self, f: impl FnOnce(&mut S, &mut ShardContext<S>) -> R) -> R {
-        f(&mut self.state.borrow_mut(), &mut self.net.borrow_mut())
+        let (mut state, mut net) = (self.state.borrow_mut(), self.net.borrow_mut());
+        let result = f(&mut state, &mut net);
+        if let Some(timer) = self.timer.get() {
+            timer.look(&state, net.shard_index());
+        }
+        result
     }
 
     /// Runs `f` with the state and the network, at the time it is. `None` if it panicked, which is logged.
@@ -126,6 +147,15 @@ impl<S: 'static> Shard<S> {
 
     /// Runs `task` on this shard, in the queue of connections.
     pub(crate) fn spawn(self: &Rc<Self>, task: impl Future<Output = ()> + 'static) {
+        self.spawn_into(TaskQueueHandle::default(), task);
+    }
+
+    /// Runs `task` on this shard, in the queue that other threads can wake.
+    pub(crate) fn spawn_urgent(self: &Rc<Self>, task: impl Future<Output = ()> + 'static) {
+        self.spawn_into(self.urgent, task);
+    }
+
+    fn spawn_into(self: &Rc<Self>, queue: TaskQueueHandle, task: impl Future<Output = ()> + 'static) {
         self.tasks.set(self.tasks.get() + 1);
         let shard = Rc::clone(self);
         let counted = async move {
@@ -135,10 +165,7 @@ impl<S: 'static> Shard<S> {
                 shard.wake_waiting();
             }
         };
-        match glommio::spawn_local_into(counted, TaskQueueHandle::default()) {
-            Ok(task) => drop(task.detach()),
-            Err(error) => unreachable!("the default task queue is always there: {error}"),
-        }
+        drop(spawn_into(queue, counted).detach());
     }
 
     /// Has the frames of busy functions offered to them again in a while.
@@ -171,6 +198,11 @@ impl<S: 'static> Shard<S> {
     /// Waits until the shard drains or stops.
     pub(crate) async fn ending(&self) {
         self.wait_until(|| self.ending.get()).await;
+    }
+
+    /// Waits until the shard stops.
+    pub(crate) async fn stopping(&self) {
+        self.wait_until(|| self.stopping.get()).await;
     }
 
     /// Runs `rouse` when the shard drains and when it stops.
@@ -289,15 +321,42 @@ impl<S: 'static> Shard<S> {
         }
     }
 
+    /// Receives these messages until the shard stops.
+    pub(crate) fn receive_messages<M: Send + 'static>(
+        self: &Rc<Self>,
+        messages: flume::Receiver<M>,
+        receive: Receive<S, M>,
+    ) {
+        self.spawn_urgent(mailboxes::run(Rc::clone(self), messages.clone(), receive));
+        self.messages.borrow_mut().push(Box::new(move || !messages.is_empty()));
+    }
+
+    /// Whether messages wait to be received.
+    pub(crate) fn has_messages(&self) -> bool {
+        self.messages.borrow().iter().any(|waiting| waiting())
+    }
+
+    /// Has the state's deadlines handled until the shard stops.
+    pub(crate) fn start_timer(
+        self: &Rc<Self>,
+        poll_timeout: fn(&S) -> Option<Instant>,
+        handle_timeout: Tick<S>,
+    ) {
+        let Some(Timerfd { set, read }) = self.timerfd.take() else { return };
+        if self.timer.set(ShardTimer::new(poll_timeout, handle_timeout, set)).is_ok() {
+            self.spawn_urgent(timer::run(Rc::clone(self), read));
+        }
+    }
+
     pub(crate) fn add_tick(&self, period: Duration, run: Tick<S>) {
         self.clock.borrow_mut().add_tick(period, run, Instant::now());
     }
 }
 
-fn spawn_urgent(queue: TaskQueueHandle, task: impl Future<Output = ()> + 'static) -> Task<()> {
+fn spawn_into(queue: TaskQueueHandle, task: impl Future<Output = ()> + 'static) -> Task<()> {
     match glommio::spawn_local_into(task, queue) {
         Ok(task) => task,
-        Err(error) => unreachable!("the queue was just made: {error}"),
+        Err(error) => unreachable!("task queues are never removed: {error}"),
     }
 }
 
@@ -318,11 +377,8 @@ pub(crate) async fn run<S: 'static>(
     if shard.ring.is_some() {
         shard.spawn(driver::run_ring(Rc::clone(&shard)));
     }
-    // A wake from another thread reaches a busy executor only through a queue whose latency matters.
-    let latency = Latency::Matters(Duration::from_millis(1));
-    let urgent = glommio::executor().create_task_queue(Shares::default(), latency, "urgent");
-    let clock = spawn_urgent(urgent, crate::shard::clock::run(Rc::clone(&shard), Arc::clone(&beat)));
-    let mail = spawn_urgent(urgent, {
+    let clock = spawn_into(shard.urgent, crate::shard::clock::run(Rc::clone(&shard), Arc::clone(&beat)));
+    let mail = spawn_into(shard.urgent, {
         let shard = Rc::clone(&shard);
         async move { shard.serve_mailbox(mailbox).await }
     });

@@ -4,7 +4,11 @@ pub(crate) mod context;
 
 pub(crate) mod mailbox;
 
+pub(crate) mod mailboxes;
+
 pub(crate) mod clock;
+
+pub(crate) mod timer;
 
 pub(crate) mod panics;
 

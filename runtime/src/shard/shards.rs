@@ -2,7 +2,10 @@
 
 use std::{
     io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -14,6 +17,7 @@ use crate::{
     glommio_facts::ticker::{Beat, Pulse},
     shard::context::ShardContext,
     shard::mailbox::ShardHandle,
+    shard::mailboxes::Mailboxes,
     shard::placement::{Placement, allowed_cpus},
     shard::{self, Plan},
     tcp::driver::{TcpDriver, TcpDriverError},
@@ -96,6 +100,7 @@ pub struct Shards<S: 'static> {
     threads: Vec<JoinHandle<()>>,
     pulse: Option<Pulse>,
     acceptors: Mutex<Vec<Arc<Acceptor>>>,
+    has_timer: AtomicBool,
 }
 
 impl<S: 'static> Shards<S> {
@@ -127,6 +132,7 @@ impl<S: 'static> Shards<S> {
             threads: Vec::new(),
             pulse: Some(pulse),
             acceptors: Mutex::default(),
+            has_timer: AtomicBool::new(false),
         };
         for (index, (mailbox, beat)) in mailboxes.into_iter().zip(beats).enumerate() {
             let plan = Plan { index, handles: Arc::clone(&handles), mailbox, beat, pool_bytes_max, driver };
@@ -176,6 +182,42 @@ impl<S: 'static> Shards<S> {
         for shard in self.handles() {
             // A stopped shard has no ticks.
             let _ = shard.mount(move |shard| shard.add_tick(period, tick));
+        }
+    }
+
+    /// Has each shard receive what is sent to it: `receive` is called with each message, in order, many per turn.
+    /// What still waits when the shards stop is dropped.
+    ///
+    /// # Panics
+    /// If the mailboxes are not one per shard, or are installed a second time.
+    pub fn install_mailboxes<M: Send + 'static>(
+        &self,
+        mailboxes: &Mailboxes<M>,
+        receive: fn(&mut S, &mut ShardContext<S>, M),
+    ) {
+        let receivers = mailboxes.take_receivers();
+        assert_eq!(receivers.len(), self.len(), "a mailbox for each shard");
+        for (shard, messages) in self.handles().iter().zip(receivers) {
+            // A stopped shard receives nothing.
+            let _ = shard.mount(move |shard| shard.receive_messages(messages, receive));
+        }
+    }
+
+    /// Drives a state that knows when it next has something to do. After each turn that could have changed it (frames,
+    /// datagrams, messages, jobs, ticks, hooks) `poll_timeout` is asked, so that has to be cheap; `handle_timeout` runs
+    /// when that time has come, within 1 ms if the shard is idle, until the shards stop.
+    ///
+    /// # Panics
+    /// The second time: a shard has one timer, its state as many deadlines as it likes.
+    pub fn install_timer(
+        &self,
+        poll_timeout: fn(&S) -> Option<Instant>,
+        handle_timeout: fn(&mut S, &mut ShardContext<S>),
+    ) {
+        assert!(!self.has_timer.swap(true, Relaxed), "a shard has one timer");
+        for shard in self.handles() {
+            // A stopped shard has no deadlines.
+            let _ = shard.mount(move |shard| shard.start_timer(poll_timeout, handle_timeout));
         }
     }
 

@@ -336,7 +336,9 @@ impl<S: 'static> Serving<S> {
     /// Whether the shard should look at its other IO before it waits. What came while it was busy here does not
     /// end the wait.
     fn has_other_work(&self) -> bool {
-        self.handle.has_mail() || self.shard.net.borrow().has_sent_within(ANSWER_PATIENCE)
+        self.handle.has_mail()
+            || self.shard.has_messages()
+            || self.shard.net.borrow().has_sent_within(ANSWER_PATIENCE)
     }
 
     /// Receives what is there, or comes before it has spun for long enough.

@@ -4,7 +4,7 @@
 //! turn is one call to the kernel: it submits what the turn before made up, and brings what has come. What was
 //! received is served at once; then each connection that something happened to is advanced by its
 //! [`Step`](crate::conn::Step), so that the replies to all frames of a turn are one send. Turns follow each other
-//! until one brings nothing; then the task waits in the ring if pauses were short, and else sleeps on its eventfd.
+//! until one brings nothing; then the task waits in the ring if pauses were short, and else parks on its eventfd.
 //!
 //! Nothing is lost when buffers run out: the kernel ends the receive, and it is asked again when there are
 //! buffers, of which there are more then.
@@ -12,7 +12,6 @@
 mod attached;
 mod buffers;
 mod link;
-mod nap;
 mod uring;
 
 use std::{
@@ -20,24 +19,24 @@ use std::{
     future::poll_fn,
     io, mem,
     net::TcpStream,
-    os::fd::{AsRawFd, OwnedFd},
+    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
     rc::Rc,
     sync::Arc,
     task::Poll,
     time::{Duration, Instant},
 };
 
-use nix::sys::eventfd::EventFd;
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use slab::Slab;
 
 pub(crate) use self::attached::Attached;
 use self::{
     link::Link,
-    nap::Nap,
     uring::{Completion, Request, Uring},
 };
 use super::life::Life;
 use crate::{
+    glommio_facts::event_read::EventRead,
     log_throttle::LogThrottle,
     pool::Pool,
     shard::Shard,
@@ -70,8 +69,8 @@ pub(crate) struct RingDriver<S> {
     calls: Rc<WakeQueue>,
     /// Borrowed for the length of a turn.
     links: RefCell<Links<S>>,
-    /// Where the task sleeps. Taken by the task.
-    nap: RefCell<Option<Nap>>,
+    /// Tells that the ring has something to collect. Taken by the task.
+    eventfd: RefCell<Option<EventRead>>,
 }
 
 struct Links<S> {
@@ -89,16 +88,17 @@ struct Links<S> {
 impl<S: 'static> RingDriver<S> {
     /// To be called on the shard's thread.
     pub(crate) fn new(pool: &Pool) -> io::Result<Self> {
-        let nap = Nap::new()?;
+        // Blocking: the executor's read is to wait.
+        let eventfd = EventRead::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?.into());
         let links = Links {
-            uring: Uring::new(pool, nap.eventfd())?,
+            uring: Uring::new(pool, eventfd.fd().as_raw_fd())?,
             slots: Slab::new(),
             completions: Vec::new(),
             starved: Vec::new(),
             due: Vec::new(),
             troubles: LogThrottle::each(LOG_INTERVAL),
         };
-        Ok(Self { calls: Rc::default(), links: RefCell::new(links), nap: RefCell::new(Some(nap)) })
+        Ok(Self { calls: Rc::default(), links: RefCell::new(links), eventfd: RefCell::new(Some(eventfd)) })
     }
 
     /// Takes a connected socket over, and runs the `opened` hook.
@@ -160,8 +160,8 @@ impl<S: 'static> RingDriver<S> {
     }
 
     /// Waits until there is something to do, or all is over.
-    async fn sleep(&self, shard: &Shard<S>, nap: &mut Nap) {
-        if !self.links.borrow_mut().uring.doze() {
+    async fn park(&self, shard: &Shard<S>, eventfd: &mut EventRead) {
+        if !self.links.borrow_mut().uring.prepare_to_park() {
             return;
         }
         poll_fn(|cx| {
@@ -169,10 +169,10 @@ impl<S: 'static> RingDriver<S> {
                 return Poll::Ready(());
             }
             self.calls.set_waker(cx.waker());
-            nap.poll(cx)
+            eventfd.poll(cx)
         })
         .await;
-        self.links.borrow_mut().uring.rouse();
+        self.links.borrow_mut().uring.unpark();
     }
 
     fn is_over(&self, shard: &Shard<S>) -> bool {
@@ -183,17 +183,21 @@ impl<S: 'static> RingDriver<S> {
 /// The task that drives the shard's connections, until the shard stops and the last of them has ended.
 pub(crate) async fn run<S: 'static>(shard: Rc<Shard<S>>) {
     let Some(ring) = &shard.ring else { return };
-    let Some(mut nap) = ring.nap.take() else { return };
+    let Some(mut eventfd) = ring.eventfd.take() else { return };
     let calls = Rc::clone(&ring.calls);
     shard.at_end(move || calls.wake());
     let mut lingers = false;
     while !ring.is_over(&shard) {
         ring.work(&shard, lingers).await;
-        let asleep_at = Instant::now();
-        ring.sleep(&shard, &mut nap).await;
-        lingers = asleep_at.elapsed() < LINGER;
+        let parked_at = Instant::now();
+        ring.park(&shard, &mut eventfd).await;
+        lingers = parked_at.elapsed() < LINGER;
     }
-    nap.end().await;
+    let fire = |fd: BorrowedFd<'_>| {
+        // The counter is far from its end.
+        let _ = nix::unistd::write(fd, &1_u64.to_ne_bytes());
+    };
+    eventfd.end(fire).await;
 }
 
 impl<S: 'static> Links<S> {

@@ -242,20 +242,20 @@ impl Uring {
 
     /// From now on the eventfd tells when there is something to collect. Whether there is nothing yet; else it
     /// stays silent.
-    pub(super) fn doze(&mut self) -> bool {
+    pub(super) fn prepare_to_park(&mut self) -> bool {
         self.uring.completion().enable_eventfd();
         // The kernel announces work first and looks whether it is to write second; this is the other way round,
         // so one of both sees the other.
         fence(Ordering::SeqCst);
         let idle = !self.has_work();
         if !idle {
-            self.rouse();
+            self.unpark();
         }
         idle
     }
 
     /// The eventfd is silent.
-    pub(super) fn rouse(&mut self) {
+    pub(super) fn unpark(&mut self) {
         self.uring.completion().disable_eventfd();
     }
 }
