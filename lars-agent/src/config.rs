@@ -12,7 +12,7 @@ use lars_service::ConfigError;
 use serde::{Deserialize, Serialize};
 
 use crate::core::{
-    balancer::{ClassicParams, PolicyChoice},
+    balancer::{BalancerParams, Health, Limits},
     table::TableConfig,
 };
 
@@ -138,7 +138,7 @@ impl Default for ReporterSection {
     }
 }
 
-/// `[balance]`: the numbers of the balancing policy, see [`ClassicParams`].
+/// `[balance]`: the numbers that balancers go by, see [`BalancerParams`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BalanceSection {
@@ -152,24 +152,28 @@ pub struct BalanceSection {
     pub window_err_rate: f64,
     pub idle_timeout_ms: u64,
     pub overload_timeout_ms: u64,
+    pub max_ejected_percent: u8,
+    pub panic_percent: u8,
     /// How long an answer of lars-dns counts as current.
     pub update_timeout_ms: u64,
 }
 
 impl Default for BalanceSection {
     fn default() -> Self {
-        let params = ClassicParams::default();
+        let BalancerParams { probe_num, health, limits } = BalancerParams::default();
         Self {
-            probe_num: params.probe_num,
-            init_succ_cnt: params.init_succ_cnt,
-            init_err_cnt: params.init_err_cnt,
-            err_rate: params.err_rate,
-            succ_rate: params.succ_rate,
-            contin_err_limit: params.contin_err_limit,
-            contin_succ_limit: params.contin_succ_limit,
-            window_err_rate: params.window_err_rate,
+            probe_num,
+            init_succ_cnt: health.init_succ_cnt,
+            init_err_cnt: health.init_err_cnt,
+            err_rate: health.err_rate,
+            succ_rate: health.succ_rate,
+            contin_err_limit: health.contin_err_limit,
+            contin_succ_limit: health.contin_succ_limit,
+            window_err_rate: health.window_err_rate,
             idle_timeout_ms: 15_000,
             overload_timeout_ms: 15_000,
+            max_ejected_percent: limits.max_ejected_percent,
+            panic_percent: limits.panic_percent,
             update_timeout_ms: 15_000,
         }
     }
@@ -184,7 +188,7 @@ impl RawConfig {
         let api = self.api.validate()?;
         let modules_max = in_range("api.modules_max", self.api.modules_max, 1..=100_000_000)?;
         let table = TableConfig {
-            policy: PolicyChoice::Classic(Arc::new(self.balance.params()?)),
+            balancer: Arc::new(self.balance.params()?),
             modules_max: modules_max.div_ceil(api.shards),
             update_timeout: millis("balance.update_timeout_ms", self.balance.update_timeout_ms)?,
             report_interval: millis("reporter.report_interval_ms", self.reporter.report_interval_ms)?,
@@ -221,9 +225,13 @@ impl ApiSection {
 }
 
 impl BalanceSection {
-    fn params(&self) -> Result<ClassicParams, ConfigError> {
-        Ok(ClassicParams {
-            probe_num: in_range("balance.probe_num", self.probe_num, 1..=CALLS_MAX)?,
+    fn params(&self) -> Result<BalancerParams, ConfigError> {
+        let probe_num = in_range("balance.probe_num", self.probe_num, 1..=CALLS_MAX)?;
+        Ok(BalancerParams { probe_num, health: self.health()?, limits: self.limits()? })
+    }
+
+    fn health(&self) -> Result<Health, ConfigError> {
+        Ok(Health {
             init_succ_cnt: in_range("balance.init_succ_cnt", self.init_succ_cnt, 0..=CALLS_MAX)?,
             init_err_cnt: in_range("balance.init_err_cnt", self.init_err_cnt, 0..=CALLS_MAX)?,
             err_rate: in_range("balance.err_rate", self.err_rate, 0.0..=1.0)?,
@@ -233,6 +241,14 @@ impl BalanceSection {
             window_err_rate: self.window_err_rate()?,
             idle_timeout: millis("balance.idle_timeout_ms", self.idle_timeout_ms)?,
             overload_timeout: millis("balance.overload_timeout_ms", self.overload_timeout_ms)?,
+        })
+    }
+
+    fn limits(&self) -> Result<Limits, ConfigError> {
+        let percent = |key, value| in_range(key, value, 0..=100);
+        Ok(Limits {
+            max_ejected_percent: percent("balance.max_ejected_percent", self.max_ejected_percent)?,
+            panic_percent: percent("balance.panic_percent", self.panic_percent)?,
         })
     }
 
@@ -314,8 +330,7 @@ mod tests {
         assert_eq!(config.table.update_timeout, Duration::from_secs(15));
         assert_eq!(config.table.report_interval, Duration::from_secs(1));
         assert_eq!(config.table.modules_max, 333_334);
-        let PolicyChoice::Classic(params) = config.table.policy;
-        assert_eq!(*params, ClassicParams::default());
+        assert_eq!(*config.table.balancer, BalancerParams::default());
     }
 
     #[test]
@@ -341,6 +356,8 @@ mod tests {
             ("balance.window_err_rate", &["0.0", "1.1"]),
             ("balance.idle_timeout_ms", &["0"]),
             ("balance.overload_timeout_ms", &["0", "9000000000000"]),
+            ("balance.max_ejected_percent", &["101"]),
+            ("balance.panic_percent", &["101"]),
             ("balance.update_timeout_ms", &["0"]),
         ] {
             for value in values {

@@ -16,7 +16,7 @@ use std::{
 
 use fastrand::Rng;
 use lars_agent::core::{
-    balancer::{ClassicParams, HostStatus, Outcome, PolicyChoice},
+    balancer::{BalancerParams, Health, HostStatus, Limits, Outcome},
     dns_link::DnsLink,
     table::{Answer, Output, Table, TableConfig},
     time::Moment,
@@ -67,15 +67,15 @@ struct World {
 impl World {
     fn new(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
-        let params = ClassicParams {
-            probe_num: rng.u32(1..12),
+        let health = Health {
             contin_err_limit: rng.u32(1..16),
             idle_timeout: Duration::from_millis(rng.u64(1..20_000)),
             overload_timeout: Duration::from_millis(rng.u64(1..20_000)),
-            ..ClassicParams::default()
+            ..Health::default()
         };
-        let policy = PolicyChoice::Classic(Arc::new(params));
-        let config = TableConfig { policy, modules_max: MODULES_MAX, ..TableConfig::default() };
+        let params = BalancerParams { probe_num: rng.u32(1..12), health, limits: Limits::default() };
+        let config =
+            TableConfig { balancer: Arc::new(params), modules_max: MODULES_MAX, ..TableConfig::default() };
         Self {
             rng,
             now: Moment::since_origin(Duration::from_secs(1_000)),

@@ -4,6 +4,7 @@
 //! crate does no IO and never allocates by a length that it has not checked.
 //!
 //! * [`ModuleId`], [`HostAddr`]: the two things every part of Lars talks about.
+//! * [`Endpoint`]: a host as a route lists it.
 //! * [`frame`]: the 8-byte header, for TCP streams and for datagrams.
 //! * [`messages`]: the protobuf messages, generated from `lars.proto`.
 //! * [`lookup`]: those of a lookup, by hand and faster.
@@ -12,6 +13,7 @@
 #![warn(missing_docs)]
 #![forbid(unsafe_code)]
 
+mod endpoint;
 mod host;
 mod module;
 
@@ -20,5 +22,6 @@ pub mod lookup;
 pub mod messages;
 pub mod route;
 
+pub use endpoint::{Endpoint, Zone};
 pub use host::{HostAddr, HostAddrError};
 pub use module::ModuleId;

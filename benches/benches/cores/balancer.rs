@@ -1,16 +1,16 @@
 //! What a lookup and the report on it cost in the agent: in the balancer of one module, and through the table
 //! of all modules of a shard.
 
-use std::{hint::black_box, time::Duration};
+use std::{hint::black_box, sync::Arc, time::Duration};
 
 use criterion::{Criterion, Throughput};
 use fastrand::Rng;
 use lars_agent::core::{
-    balancer::{Effects, Outcome, Pick, Policy, PolicyChoice},
+    balancer::{Balancer, Effects, Outcome, Pick},
     table::{Answer, Table, TableConfig},
     time::Moment,
 };
-use lars_proto::{HostAddr, ModuleId};
+use lars_proto::{Endpoint, HostAddr, ModuleId};
 
 use super::{hosts, module};
 
@@ -21,27 +21,27 @@ const HOSTS: [u32; 3] = [10, 100, 1_000];
 
 /// A module under load, as the agent holds it.
 struct Module {
-    policy: Box<dyn Policy>,
+    balancer: Balancer,
     now: Moment,
-    effects: Effects,
 }
 
 impl Module {
     fn new(host_count: u32) -> Self {
-        let mut policy = PolicyChoice::default().build();
-        policy.update(&hosts(host_count), Moment::ORIGIN);
-        Self { policy, now: Moment::ORIGIN, effects: Effects::default() }
+        let mut balancer = Balancer::new(Arc::default());
+        let endpoints = hosts(host_count).into_iter().map(Endpoint::from);
+        balancer.update(endpoints, Moment::ORIGIN, &mut Effects::default());
+        Self { balancer, now: Moment::ORIGIN }
     }
 
     fn pick(&mut self) -> Pick {
         self.now = self.now + STEP;
-        self.policy.pick(self.now, &mut self.effects)
+        self.balancer.pick(self.now, &mut Effects::default())
     }
 
     /// One call by a program: a lookup, and how it went.
     fn call(&mut self, outcome: fn(HostAddr) -> Outcome) -> bool {
         match self.pick() {
-            Pick::Host(host) => self.policy.report(host, outcome(host), self.now, &mut self.effects),
+            Pick::Host(host) => self.balancer.report(host, outcome(host), self.now, &mut Effects::default()),
             Pick::Overloaded | Pick::NoHosts => false,
         }
     }

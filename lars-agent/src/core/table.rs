@@ -11,15 +11,16 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    sync::Arc,
     time::Duration,
 };
 
 use ahash::RandomState;
-use lars_proto::{HostAddr, ModuleId};
+use lars_proto::{Endpoint, HostAddr, ModuleId};
 use slab::Slab;
 
 use super::{
-    balancer::{Census, Effects, HostStatus, Outcome, Pick, Policy, PolicyChoice},
+    balancer::{Balancer, BalancerParams, Census, Change, Effects, HostStatus, Outcome, Pick},
     statistics::{HOSTS_PER_MESSAGE_MAX, Schedule, StatusReport, Ticket},
     time::Moment,
 };
@@ -43,7 +44,8 @@ const CHECKED_MODULES_MAX: usize = 64;
 /// What a table is built with.
 #[derive(Clone, Debug)]
 pub struct TableConfig {
-    pub policy: PolicyChoice,
+    /// What the modules' balancers go by.
+    pub balancer: Arc<BalancerParams>,
     /// The most modules a table knows. Beyond, lookups of unknown modules are answered with
     /// [`Answer::NotFound`] and counted: garbage must not exhaust memory.
     pub modules_max: usize,
@@ -56,7 +58,7 @@ pub struct TableConfig {
 impl Default for TableConfig {
     fn default() -> Self {
         Self {
-            policy: PolicyChoice::default(),
+            balancer: Arc::default(),
             modules_max: 1_000_000,
             update_timeout: Duration::from_secs(15),
             report_interval: Duration::from_secs(1),
@@ -111,7 +113,7 @@ struct Module {
     missed_at: Moment,
     ticket: Ticket,
     /// None while there are no hosts, which keeps modules learned from garbage small.
-    balancer: Option<Box<dyn Policy>>,
+    balancer: Option<Box<Balancer>>,
 }
 
 /// One shard's modules.
@@ -206,8 +208,11 @@ impl Table {
             module.balancer = None;
             module.missed_at = now;
         } else {
-            let balancer = module.balancer.get_or_insert_with(|| self.config.policy.build());
-            balancer.update(hosts, now);
+            let params = &self.config.balancer;
+            let balancer = module.balancer.get_or_insert_with(|| Box::new(Balancer::new(Arc::clone(params))));
+            let mut effects = Effects::default();
+            balancer.update(hosts.iter().copied().map(Endpoint::from), now, &mut effects);
+            self.note(key, effects, now);
         }
         self.check_invariants();
     }
@@ -235,8 +240,8 @@ impl Table {
             let mut hosts = Vec::new();
             let mut has_more = false;
             if let Some(balancer) = balancer {
-                balancer.take_news(HOSTS_PER_MESSAGE_MAX, &mut hosts);
-                has_more = balancer.has_news();
+                balancer.take_dirty(HOSTS_PER_MESSAGE_MAX, &mut hosts);
+                has_more = balancer.has_dirty();
             }
             if !has_more {
                 self.schedule.done(turn, Some(ticket));
@@ -252,8 +257,8 @@ impl Table {
     pub fn retell(&mut self, now: Moment) {
         for (_, module) in &mut self.modules {
             if let Some(balancer) = &mut module.balancer {
-                balancer.retell();
-                if balancer.has_news() {
+                balancer.resend();
+                if balancer.has_dirty() {
                     self.schedule.changed(module.id, &mut module.ticket, now);
                 }
             }
@@ -313,7 +318,7 @@ impl Table {
     pub fn each_host(&self, module: ModuleId, visit: &mut dyn FnMut(HostStatus)) {
         let found = self.by_id.get(&module).and_then(|&key| self.modules[key].balancer.as_ref());
         if let Some(balancer) = found {
-            balancer.each_host(visit);
+            balancer.hosts().for_each(visit);
         }
     }
 
@@ -349,13 +354,20 @@ impl Table {
 
     /// Counts what a policy brought about, and sees to it that the reporter learns of it.
     fn note(&mut self, key: usize, effects: Effects, now: Moment) {
-        self.counters.ejections += u64::from(effects.ejected);
-        self.counters.recoveries += u64::from(effects.recovered);
         self.counters.probes += u64::from(effects.probed);
+        let mut changed_state = false;
+        for change in &effects.changes {
+            match change {
+                Change::Ejected { .. } => self.counters.ejections += 1,
+                Change::Recovered { .. } => self.counters.recoveries += 1,
+                Change::PanicEntered | Change::PanicLeft => continue,
+            }
+            changed_state = true;
+        }
         let module = &mut self.modules[key];
-        if effects.ejected > 0 || effects.recovered > 0 {
+        if changed_state {
             self.schedule.urgent(module.id, &mut module.ticket);
-        } else if effects.news {
+        } else if effects.dirty {
             self.schedule.changed(module.id, &mut module.ticket, now);
         }
     }
@@ -396,8 +408,8 @@ impl Table {
         for (key, module) in &self.modules {
             assert_eq!(self.by_id.get(&module.id), Some(&key), "the map leads to {}", module.id);
             assert!(self.schedule.agrees_with(module.id, module.ticket), "{} is queued once", module.id);
-            let has_news = module.balancer.as_ref().is_some_and(|balancer| balancer.has_news());
-            assert!(!has_news || module.ticket.is_queued(), "{} gets its turn", module.id);
+            let has_dirty = module.balancer.as_ref().is_some_and(|balancer| balancer.has_dirty());
+            assert!(!has_dirty || module.ticket.is_queued(), "{} gets its turn", module.id);
         }
     }
 }

@@ -1,12 +1,12 @@
-//! A queue threaded through the elements of a slab: head to tail, joining and leaving take constant time and
-//! no memory.
+//! An intrusive list threaded through the elements of a slab: head to tail, joining and leaving take constant
+//! time and no memory.
 //!
 //! The links form a circle, so moving the head to the tail is no more than looking one element further. An
-//! element can be in several rings at once; `LINKS` says which of its pairs of links a ring uses.
+//! element can be in several orders at once; `LINKS` says which of its pairs of links an order uses.
 
 use slab::Slab;
 
-/// One element's neighbours in a ring, as slab keys.
+/// One element's neighbours in an order, as slab keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Links {
     previous: u32,
@@ -14,11 +14,11 @@ pub(super) struct Links {
 }
 
 impl Links {
-    /// Of an element that is in no ring.
+    /// Of an element that is in no order.
     pub(super) const NONE: Self = Self { previous: u32::MAX, next: u32::MAX };
 }
 
-/// An element that can be in rings.
+/// An element that can be in orders.
 pub(super) trait Linked {
     fn links(&self, which: usize) -> &Links;
     fn links_mut(&mut self, which: usize) -> &mut Links;
@@ -26,13 +26,13 @@ pub(super) trait Linked {
 
 /// A circular queue over elements of one slab, which every call must be given.
 #[derive(Debug, Default)]
-pub(super) struct Ring<const LINKS: usize> {
+pub(super) struct LinkedOrder<const LINKS: usize> {
     /// Meaningless while `len` is 0.
     head: u32,
     len: u32,
 }
 
-impl<const LINKS: usize> Ring<LINKS> {
+impl<const LINKS: usize> LinkedOrder<LINKS> {
     pub(super) const fn len(&self) -> usize {
         self.len as usize
     }
@@ -52,9 +52,9 @@ impl<const LINKS: usize> Ring<LINKS> {
         Some(head)
     }
 
-    /// Appends an element that is in no ring of these links.
+    /// Appends an element that is in no order of these links.
     pub(super) fn push_back<T: Linked>(&mut self, slab: &mut Slab<T>, key: u32) {
-        debug_assert_eq!(*slab[key as usize].links(LINKS), Links::NONE, "{key} is in a ring already");
+        debug_assert_eq!(*slab[key as usize].links(LINKS), Links::NONE, "{key} is in such an order already");
         let links = match self.head() {
             None => {
                 self.head = key;
@@ -71,10 +71,10 @@ impl<const LINKS: usize> Ring<LINKS> {
         self.len += 1;
     }
 
-    /// Takes an element out of this ring.
+    /// Takes an element out of this order.
     pub(super) fn remove<T: Linked>(&mut self, slab: &mut Slab<T>, key: u32) {
         let links = std::mem::replace(slab[key as usize].links_mut(LINKS), Links::NONE);
-        debug_assert_ne!(links, Links::NONE, "{key} is in no ring");
+        debug_assert_ne!(links, Links::NONE, "{key} is in no such order");
         self.len -= 1;
         if self.is_empty() {
             return;
@@ -130,24 +130,24 @@ mod tests {
     }
 
     proptest! {
-        /// Two rings over one slab, each against a plain queue.
+        /// Two orders over one slab, each against a plain queue.
         #[test]
         fn equals_a_plain_queue(steps in prop::collection::vec((0u8..4, 0u32..8), 0..200)) {
             let mut slab: Slab<Element> = (0..8).map(|key| (key, Element([Links::NONE; 2]))).collect();
-            let (mut ring, mut queue) = (Ring::<0>::default(), VecDeque::new());
-            let (mut other, mut other_queue) = (Ring::<1>::default(), VecDeque::new());
+            let (mut order, mut queue) = (LinkedOrder::<0>::default(), VecDeque::new());
+            let (mut other, mut other_queue) = (LinkedOrder::<1>::default(), VecDeque::new());
             for (step, key) in steps {
                 match step {
                     0 if !queue.contains(&key) => {
-                        ring.push_back(&mut slab, key);
+                        order.push_back(&mut slab, key);
                         queue.push_back(key);
                     }
                     1 if queue.contains(&key) => {
-                        ring.remove(&mut slab, key);
+                        order.remove(&mut slab, key);
                         queue.retain(|&k| k != key);
                     }
                     2 => {
-                        let head = ring.rotate(&slab);
+                        let head = order.rotate(&slab);
                         prop_assert_eq!(head, queue.front().copied());
                         queue.rotate_left(usize::from(!queue.is_empty()));
                     }
@@ -157,10 +157,10 @@ mod tests {
                     }
                     _ => {}
                 }
-                prop_assert!(ring.is_well_formed(&slab) && other.is_well_formed(&slab));
-                prop_assert_eq!(ring.iter(&slab).collect::<VecDeque<_>>(), queue.clone());
+                prop_assert!(order.is_well_formed(&slab) && other.is_well_formed(&slab));
+                prop_assert_eq!(order.iter(&slab).collect::<VecDeque<_>>(), queue.clone());
                 prop_assert_eq!(other.iter(&slab).collect::<VecDeque<_>>(), other_queue.clone());
-                prop_assert_eq!((ring.len(), ring.head()), (queue.len(), queue.front().copied()));
+                prop_assert_eq!((order.len(), order.head()), (queue.len(), queue.front().copied()));
             }
         }
     }
