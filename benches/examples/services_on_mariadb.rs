@@ -21,7 +21,7 @@ use lars_proto::{
     messages::{GetRouteRequest, HostCallResult, MessageId, ReportStatusRequest},
 };
 use lars_reporter::{Reporter, ReporterConfig};
-use lars_store::{CallStatus, RouteEdit, Store, StoreUrl};
+use lars_store::{CallStatus, OpenMode, RouteEdit, Store, StoreUrl};
 use lars_testkit::{MariaDb, eventually};
 
 const HOSTS: u64 = 1_000_000;
@@ -49,7 +49,7 @@ fn main() {
 }
 
 fn open(store: &StoreUrl) -> Box<dyn Store> {
-    lars_store::open(store).expect("the database is there")
+    lars_store::open(store, OpenMode::Create).expect("the database is there")
 }
 
 fn dns(server: &MariaDb, store: &StoreUrl) {

@@ -50,16 +50,16 @@ fn run_load(command: &LoadCommand) -> Result<(), Box<dyn Error>> {
         LoadCommand::DnsQuery(args) => timed(&args.run, |plan, done| args.load().run(plan, done)),
         LoadCommand::DnsSubscribe(args) => subscribe(args),
         LoadCommand::ReporterIngest(args) => ingest(args),
-        LoadCommand::SqlUpserts(SqlUpsertsArgs { store, run }) => {
-            timed(run, |plan, done| load::sql_upserts::run(&mut *lars_store::open(store)?, plan, done))
-        }
+        LoadCommand::SqlUpserts(SqlUpsertsArgs { store, run }) => timed(run, |plan, done| {
+            load::sql_upserts::run(&mut *lars_store::open(store, lars_store::OpenMode::Create)?, plan, done)
+        }),
     }
 }
 
 fn subscribe(args: &DnsSubscribeArgs) -> Result<(), Box<dyn Error>> {
     let load = args.load();
     measure(&args.bench, Extent::Operations(load.operations()), |done| {
-        load.run(&mut *lars_store::open(&args.store)?, done)
+        load.run(&mut *lars_store::open(&args.store, lars_store::OpenMode::Create)?, done)
     })
 }
 
@@ -70,7 +70,7 @@ fn ingest(args: &ReporterIngestArgs) -> Result<(), Box<dyn Error>> {
     };
     let plan = args.run.plan();
     measure(&args.run.bench, Extent::Operations(load.rows()), |done| {
-        load.run_until_stored(&mut *lars_store::open(store)?, &plan, done)
+        load.run_until_stored(&mut *lars_store::open(store, lars_store::OpenMode::Create)?, &plan, done)
     })
 }
 

@@ -10,7 +10,7 @@ use lars_benches::load::Measurement;
 use lars_dns::{Dns, DnsConfig};
 use lars_proto::{HostAddr, ModuleId};
 use lars_reporter::{Reporter, ReporterConfig};
-use lars_store::{RouteEdit, Store, StoreUrl};
+use lars_store::{OpenMode, RouteEdit, Store, StoreUrl};
 use lars_testkit::{MariaDb, eventually};
 use tempfile::TempDir;
 
@@ -34,7 +34,7 @@ impl Database {
     }
 
     fn open(&self) -> Box<dyn Store> {
-        lars_store::open(&self.url()).expect("it opens")
+        lars_store::open(&self.url(), OpenMode::Create).expect("it opens")
     }
 
     /// Modules 1/1 to `modules`/1, each with `hosts`.

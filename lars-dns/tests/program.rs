@@ -7,6 +7,7 @@ use std::{
     thread,
 };
 
+use lars_store::{OpenMode, StoreUrl};
 use lars_testkit::{eventually, eventually_some, program};
 
 /// Kills the program if a test fails while it runs.
@@ -32,7 +33,7 @@ fn collect_log(stderr: ChildStderr) -> Arc<Mutex<Vec<String>>> {
 }
 
 #[test]
-fn starts_without_a_file_and_ends_at_sigterm() {
+fn waits_for_a_file_without_making_one_and_ends_at_sigterm() {
     let folder = tempfile::TempDir::new().expect("a folder");
     let program = program(env!("CARGO_BIN_EXE_lars-dns"))
         .args(["--server-listen", "127.0.0.1:0"])
@@ -42,13 +43,16 @@ fn starts_without_a_file_and_ends_at_sigterm() {
         .expect("the program runs");
     let mut program = Running(program);
     let log = collect_log(program.0.stderr.take().expect("piped"));
-    eventually("it says where it listens", || {
-        log.lock()
-            .expect("nobody panicked")
-            .iter()
-            .any(|line| line.contains("listening") && line.contains("127.0.0.1:"))
-    });
-    assert!(folder.path().join("lars.db").exists());
+    let says = |what: [&str; 2]| {
+        let log = log.lock().expect("nobody panicked");
+        log.iter().any(|line| what.iter().all(|what| line.contains(what)))
+    };
+    eventually("it says what is missing", || says(["sqlite:lars.db", "there is no such file"]));
+    let file = folder.path().join("lars.db");
+    assert!(!file.exists());
+
+    lars_store::open(&StoreUrl::Sqlite(file), OpenMode::Create).map(drop).expect("a new file");
+    eventually("it says where it listens", || says(["listening", "127.0.0.1:"]));
 
     let killed = Command::new("kill").args(["-TERM", &program.0.id().to_string()]).status();
     assert!(killed.expect("kill runs").success());

@@ -10,7 +10,7 @@ use std::{
 
 use lars_proto::{HostAddr, ModuleId};
 use lars_reporter::{Drained, Reporter, ReporterConfig};
-use lars_store::{CallStatus, StoreUrl};
+use lars_store::{CallStatus, OpenMode, StoreUrl};
 use lars_testkit::{Fault, MariaDb, Proxy, eventually};
 use rig::{AgentLink, config, host, message, result, row, rows};
 
@@ -88,7 +88,7 @@ fn what_was_accepted_survives_a_crash_of_the_server() {
 fn rows_that_a_table_does_not_take_hold_up_no_others() {
     let server = MariaDb::shared();
     let store = url(&server.url("signed"));
-    drop(lars_store::open(&store).expect("the tables are made"));
+    drop(lars_store::open(&store, OpenMode::Create).expect("the tables are made"));
     server.execute(
         "signed",
         "ALTER TABLE ServerCallStatus MODIFY ip INT NOT NULL, MODIFY caller BIGINT NOT NULL",
@@ -112,7 +112,7 @@ fn a_table_that_another_session_locks_stops_no_intake() {
     const LOCKED_S: u32 = 2;
     let server = MariaDb::shared();
     let store = url(&server.url("locked"));
-    drop(lars_store::open(&store).expect("the tables are made"));
+    drop(lars_store::open(&store, OpenMode::Create).expect("the tables are made"));
     let reporter = start(&store);
     let mut agent = AgentLink::to(&reporter);
     let mut ts = 100;

@@ -9,7 +9,7 @@ use std::{
 
 use lars_proto::{HostAddr, ModuleId, frame::BODY_LEN_MAX, messages::HostCallResult};
 use lars_reporter::{Drained, Reporter, ReporterConfig, StartError, core::coalescer::Limits};
-use lars_store::{CallStatus, CallStatusKey, StoreUrl};
+use lars_store::{CallStatus, CallStatusKey, OpenMode, StoreUrl};
 use lars_testkit::eventually;
 use prost::Message;
 use rig::{AgentLink, SqliteFile, assert_eventually_rows, config, framed, host, message, result, row, rows};
@@ -261,7 +261,7 @@ fn stopping_without_a_database_ends_and_says_what_is_lost() {
 fn while_a_writer_is_behind_agents_wait_and_nothing_is_lost() {
     let file = SqliteFile::new();
     // The file is made before it is locked.
-    drop(lars_store::open(&file.url()).expect("a new file"));
+    drop(lars_store::open(&file.url(), OpenMode::Create).expect("a new file"));
     let StoreUrl::Sqlite(path) = file.url() else { unreachable!("it is a file") };
     let lock = rusqlite::Connection::open(path).expect("the file");
     lock.execute_batch("BEGIN IMMEDIATE").expect("the write lock");

@@ -26,7 +26,33 @@ pub enum StoreError {
         /// What the database said.
         problem: String,
     },
-    /// The database refuses: a wrong password, a missing right, a full disk, a broken file.
+    /// What is to be read is not there (yet): the file, or a table in it. Whoever may create it does so with
+    /// [`crate::OpenMode::Create`].
+    #[error("{store} is not there: {problem}")]
+    Missing {
+        /// The database, as [`crate::StoreUrl`] shows it.
+        store: String,
+        /// What is missing.
+        problem: String,
+    },
+    /// It cannot be used as it is configured: a wrong password, an unknown database, a missing right, a table
+    /// without our columns, a file that is no database.
+    #[error("{store} cannot be used: {problem}")]
+    Unusable {
+        /// The database, as [`crate::StoreUrl`] shows it.
+        store: String,
+        /// What the database said.
+        problem: String,
+    },
+    /// It takes no writes: a replica, a server that another one took over from, a file that may only be read.
+    #[error("{store} is read-only: {problem}")]
+    ReadOnly {
+        /// The database, as [`crate::StoreUrl`] shows it.
+        store: String,
+        /// What the database said.
+        problem: String,
+    },
+    /// The database refuses for a reason that this crate does not know. It may be the values of a row.
     #[error("{store}: {problem}")]
     Refused {
         /// The database, as [`crate::StoreUrl`] shows it.
@@ -62,16 +88,26 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Whether the same call may succeed later with nobody doing anything: the server is away, or busy.
+    /// Whether the same call may succeed later with nobody doing anything: the server is away, or busy, or
+    /// another one takes over from one that is read-only.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        match self {
-            Self::Away { .. } | Self::Busy { .. } => true,
-            Self::Refused { .. }
-            | Self::RowRefused { .. }
-            | Self::TooManyHosts { .. }
-            | Self::NotAHost { .. } => false,
-        }
+        matches!(self, Self::Away { .. } | Self::Busy { .. } | Self::ReadOnly { .. })
+    }
+
+    /// Whether a service that meets this when it starts should end: what is configured is wrong, and waiting does
+    /// not make it right. A server that is away, a file or table that is not there yet and a refusal that nobody
+    /// knows are waited for. A service that has worked with the database retries this, too: passwords, rights and
+    /// primaries come back.
+    #[must_use]
+    pub fn is_fatal(&self) -> bool {
+        matches!(self, Self::Unusable { .. } | Self::ReadOnly { .. })
+    }
+
+    /// Whether it may be the values of a row, so that other rows are taken.
+    #[must_use]
+    pub fn may_be_a_row(&self) -> bool {
+        matches!(self, Self::RowRefused { .. } | Self::Refused { .. })
     }
 }
 

@@ -7,7 +7,7 @@
 //! * [`StoreUrl`]: which database, as text.
 //! * [`RouteStore`]: who serves which module, how that changes, and the version that tells.
 //! * [`CallStatusStore`]: how calls went, as the agents reported it.
-//! * [`open`]: connects, and creates what is missing.
+//! * [`open`]: connects; [`OpenMode`] says whether what is missing is created.
 //!
 //! What an edit of routes means is decided once, in `edit`, for both backends; they only run the statements.
 
@@ -30,14 +30,27 @@ pub use url::{MysqlUrl, StoreUrl, StoreUrlError};
 /// Routes and call statistics in one database.
 pub trait Store: RouteStore + CallStatusStore + Send {}
 
-/// Connects to the database, creates the tables that are missing, and leaves present ones as they are.
+/// What opening a database may do to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenMode {
+    /// Creates what is missing: the SQLite file, tables, the index by module. What is there stays as it is.
+    Create,
+    /// Opens what is there and changes nothing about it: no file is made, no table, no index. Reads need no more
+    /// than the right to read; writes work where the account may.
+    Existing,
+    /// As [`OpenMode::Existing`], for who only looks and soon closes again: reads also an SQLite file in a folder
+    /// that it may not write. Writes fail.
+    ReadOnly,
+}
+
+/// Connects to the database.
 ///
 /// # Errors
-/// [`StoreError::is_retryable`] ones if a server is away or busy; others if it refuses the account, or if
-/// the SQLite file cannot be opened.
-pub fn open(url: &StoreUrl) -> Result<Box<dyn Store>, StoreError> {
+/// [`StoreError::Missing`] if there is no such file and it is not to be created; [`StoreError::is_fatal`] ones if
+/// the account or the file cannot be used; [`StoreError::is_retryable`] ones if a server is away or busy.
+pub fn open(url: &StoreUrl, mode: OpenMode) -> Result<Box<dyn Store>, StoreError> {
     match url {
-        StoreUrl::Sqlite(path) => Ok(Box::new(sqlite::SqliteStore::open(path)?)),
-        StoreUrl::Mysql(url) => Ok(Box::new(mysql::MysqlStore::open(url)?)),
+        StoreUrl::Sqlite(path) => Ok(Box::new(sqlite::SqliteStore::open(path, mode)?)),
+        StoreUrl::Mysql(url) => Ok(Box::new(mysql::MysqlStore::open(url, mode)?)),
     }
 }

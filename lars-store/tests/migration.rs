@@ -1,10 +1,10 @@
 //! Opening creates what is missing and leaves alone what is there.
 
-use std::{sync::Barrier, thread};
+use std::{fs::Permissions, os::unix::fs::PermissionsExt, sync::Barrier, thread};
 
 use lars_proto::ModuleId;
 use lars_store::{
-    CallStatus, LoadReport,
+    CallStatus, LoadReport, OpenMode,
     RouteEdit::{Add, RemoveModule},
     StoreError, StoreUrl,
 };
@@ -44,7 +44,7 @@ fn opens_over_cpp_tables(name: &str, schema: &str) {
     let (server, url) = database(name);
     server.execute(name, schema);
     let before = contents(server, name);
-    let mut store = lars_store::open(&url).expect("the store opens");
+    let mut store = lars_store::open(&url, OpenMode::Create).expect("the store opens");
 
     let mut after = contents(server, name);
     assert!(after[1].ends_with("1\t0\n"), "the one row of RouteVersion: {}", after[1]);
@@ -100,7 +100,7 @@ fn editors_of_tables_without_transactions() {
     server.execute("myisam_editors", &CPP_SCHEMA.replace("ENGINE=InnoDB", "ENGINE=MyISAM"));
     let host = "10.0.0.1:80".parse().expect("a host");
     let edit = |editor| {
-        let mut store = lars_store::open(&url).expect("the store opens");
+        let mut store = lars_store::open(&url, OpenMode::Create).expect("the store opens");
         let edits = (0..10).map(|n| store.edit(&[Add(ModuleId::new(editor, n), host)]).expect("an edit"));
         edits.map(|outcome| outcome.version.expect("a version")).collect::<Vec<_>>()
     };
@@ -115,10 +115,10 @@ fn editors_of_tables_without_transactions() {
 #[test]
 fn twice() {
     let (server, url) = database("twice");
-    drop(lars_store::open(&url).expect("the store opens"));
+    drop(lars_store::open(&url, OpenMode::Create).expect("the store opens"));
     server.execute("twice", "INSERT INTO ModIDConfig (modid, content) VALUES (1, 'payments')");
     let before = contents(server, "twice");
-    drop(lars_store::open(&url).expect("the store opens"));
+    drop(lars_store::open(&url, OpenMode::Create).expect("the store opens"));
     assert_eq!(contents(server, "twice"), before);
 }
 
@@ -129,11 +129,11 @@ fn many_open_at_once(url: &StoreUrl) {
         for _ in 0..8 {
             scope.spawn(|| {
                 barrier.wait();
-                lars_store::open(url).map(drop).expect("the store opens");
+                lars_store::open(url, OpenMode::Create).map(drop).expect("the store opens");
             });
         }
     });
-    let mut store = lars_store::open(url).expect("the store opens");
+    let mut store = lars_store::open(url, OpenMode::Create).expect("the store opens");
     assert_eq!(store.version(), Ok(0));
     let edits = [Add(ModuleId::new(1, 1), "10.0.0.1:80".parse().expect("a host"))];
     assert_eq!(store.edit(&edits).map(|outcome| outcome.added), Ok(1));
@@ -172,7 +172,7 @@ fn an_account_that_may_not_change_the_schema() {
     let (server, url) = database("no_ddl");
     server.execute("no_ddl", CPP_SCHEMA);
     let url = with_rights(server, &url, "no_ddl", "SELECT, INSERT, UPDATE, DELETE");
-    let mut store = lars_store::open(&url).expect("the store opens");
+    let mut store = lars_store::open(&url, OpenMode::Create).expect("the store opens");
     let status = store.call_status(None).expect("rows")[0];
     edits_and_upserts_work(&mut *store, status);
 }
@@ -182,7 +182,7 @@ fn an_account_that_may_only_read() {
     let (server, url) = database("reader");
     server.execute("reader", CPP_SCHEMA);
     let url = with_rights(server, &url, "reader", "SELECT");
-    let mut store = lars_store::open(&url).expect("the store opens");
+    let mut store = lars_store::open(&url, OpenMode::Create).expect("the store opens");
     assert_eq!(store.version(), Ok(0));
     assert_eq!(store.load(&mut |_, _| ()), Ok(LoadReport { rows: 2, skipped: 2 }));
     let refused = store.edit(&[RemoveModule(ModuleId::new(1, 1))]).expect_err("a refusal");
@@ -196,7 +196,8 @@ fn a_server_that_is_read_only() {
     let url = server.url("lars");
     server.execute("lars", CPP_SCHEMA);
     server.execute("", "SET GLOBAL read_only = 1");
-    let mut store = lars_store::open(&url.parse().expect("a URL")).expect("the store opens");
+    let mut store =
+        lars_store::open(&url.parse().expect("a URL"), OpenMode::Create).expect("the store opens");
     assert_eq!(store.hosts(ModuleId::new(1, 1)).map(|hosts| hosts.len()), Ok(1));
     let error = store.edit(&[RemoveModule(ModuleId::new(1, 1))]).expect_err("a refusal");
     assert!(error.is_retryable(), "another may have taken over: {error}");
@@ -206,9 +207,9 @@ fn a_server_that_is_read_only() {
 fn an_account_that_may_not_create_what_is_missing() {
     let (server, url) = database("no_tables");
     let url = with_rights(server, &url, "no_tables", "SELECT, INSERT, UPDATE, DELETE");
-    let refused = lars_store::open(&url).map(drop).expect_err("a refusal");
+    let refused = lars_store::open(&url, OpenMode::Create).map(drop).expect_err("a refusal");
     assert!(
-        matches!(&refused, StoreError::Refused { problem, .. } if problem.contains("CREATE")),
+        matches!(&refused, StoreError::Unusable { problem, .. } if problem.contains("CREATE")),
         "{refused}"
     );
 }
@@ -217,10 +218,14 @@ fn an_account_that_may_not_create_what_is_missing() {
 fn a_file_in_a_folder_that_is_missing() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("nowhere/lars.db");
-    let refused = lars_store::open(&StoreUrl::Sqlite(path.clone())).map(drop).expect_err("a refusal");
+    let refused =
+        lars_store::open(&StoreUrl::Sqlite(path.clone()), OpenMode::Create).map(drop).expect_err("a refusal");
     assert!(!refused.is_retryable());
-    let expected =
-        format!("sqlite:{}: there is no folder {}/nowhere", path.display(), folder.path().display());
+    let expected = format!(
+        "sqlite:{} is not there: there is no folder {}/nowhere",
+        path.display(),
+        folder.path().display()
+    );
     assert_eq!(refused.to_string(), expected);
 }
 
@@ -229,8 +234,105 @@ fn a_file_that_is_no_database() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("notes.txt");
     std::fs::write(&path, "not a database at all, but long enough to look at ".repeat(20)).expect("a file");
-    let refused = lars_store::open(&StoreUrl::Sqlite(path.clone())).map(drop).expect_err("a refusal");
-    assert!(matches!(refused, StoreError::Refused { .. }));
+    let refused =
+        lars_store::open(&StoreUrl::Sqlite(path.clone()), OpenMode::Create).map(drop).expect_err("a refusal");
+    assert!(matches!(refused, StoreError::Unusable { .. }));
     assert!(refused.to_string().contains("notes.txt"), "{refused}");
     assert!(std::fs::read_to_string(&path).expect("the file").starts_with("not a database"));
+}
+
+/// Opens what is not there; nothing is made.
+fn finds_nothing(mode: OpenMode) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("lars.db");
+    let missing = lars_store::open(&StoreUrl::Sqlite(path.clone()), mode).map(drop).expect_err("no file");
+    assert!(matches!(missing, StoreError::Missing { .. }) && !missing.is_fatal(), "{missing}");
+    assert_eq!(missing.to_string(), format!("sqlite:{} is not there: there is no such file", path.display()));
+    assert!(!path.exists());
+
+    // An empty file is a database without tables.
+    std::fs::write(&path, "").expect("a file");
+    let mut store = lars_store::open(&StoreUrl::Sqlite(path.clone()), mode).expect("an empty file");
+    let missing = store.version().expect_err("no table");
+    assert!(matches!(missing, StoreError::Missing { .. }), "{missing}");
+    assert!(std::fs::read(&path).expect("the file").is_empty());
+}
+
+#[test]
+fn a_file_that_is_missing_is_made_by_nobody_who_reads() {
+    finds_nothing(OpenMode::Existing);
+    finds_nothing(OpenMode::ReadOnly);
+}
+
+#[test]
+fn reading_leaves_a_server_as_it_is() {
+    let (server, url) = database("reading");
+    let mut store = lars_store::open(&url, OpenMode::Existing).expect("the server is there");
+    let missing = store.version().expect_err("no tables");
+    assert!(matches!(missing, StoreError::Missing { .. }) && !missing.is_fatal(), "{missing}");
+    assert_eq!(server.query("reading", "SHOW TABLES"), "");
+
+    server.execute("reading", CPP_SCHEMA);
+    let before = contents(server, "reading");
+    for mode in [OpenMode::Existing, OpenMode::ReadOnly] {
+        let mut store = lars_store::open(&url, mode).expect("the server is there");
+        assert_eq!(store.load(&mut |_, _| ()), Ok(LoadReport { rows: 2, skipped: 2 }));
+        assert_eq!(store.call_status(None).map(|rows| rows.len()), Ok(2));
+        assert_eq!(store.version(), Ok(0));
+    }
+    assert_eq!(contents(server, "reading"), before, "no index, no row");
+}
+
+#[test]
+fn an_account_that_may_only_read_reads() {
+    let (server, url) = database("only_reads");
+    server.execute("only_reads", CPP_SCHEMA);
+    let url = with_rights(server, &url, "only_reads", "SELECT");
+    let mut store = lars_store::open(&url, OpenMode::ReadOnly).expect("the store opens");
+    assert_eq!(store.load(&mut |_, _| ()), Ok(LoadReport { rows: 2, skipped: 2 }));
+    let refused = store.edit(&[RemoveModule(ModuleId::new(1, 1))]).expect_err("a refusal");
+    assert!(refused.is_fatal(), "{refused}");
+}
+
+/// Without write permission nobody can make the index of a write-ahead log.
+#[test]
+fn a_file_in_a_folder_that_may_only_be_read() {
+    const NOBODY: u32 = 65_534;
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("lars #1?.db");
+    let url = StoreUrl::Sqlite(path.clone());
+    let module = ModuleId::new(1, 1);
+    let host = "10.0.0.1:80".parse().expect("a host");
+    let mut editor = lars_store::open(&url, OpenMode::Create).expect("a new file");
+    editor.edit(&[Add(module, host)]).expect("an edit");
+    drop(editor);
+    std::fs::set_permissions(&path, Permissions::from_mode(0o444)).expect("permissions");
+    std::fs::set_permissions(folder.path(), Permissions::from_mode(0o555)).expect("permissions");
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            // This thread only, and only where it is root.
+            nix::unistd::setfsuid(NOBODY.into());
+            let mut reader = lars_store::open(&url, OpenMode::ReadOnly).expect("it may be read");
+            assert_eq!(reader.hosts(module), Ok(vec![host]));
+            let refused = reader.edit(&[RemoveModule(module)]).expect_err("a refusal");
+            assert!(matches!(refused, StoreError::ReadOnly { .. }), "{refused}");
+            assert_eq!(std::fs::read_dir(folder.path()).expect("the folder").count(), 1);
+        });
+    });
+    std::fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).expect("permissions");
+}
+
+#[test]
+fn what_is_configured_wrong_is_fatal() {
+    let (_, url) = database("fatal");
+    let StoreUrl::Mysql(good) = &url else { panic!("{url} is not on a server") };
+    let fatal = |change: fn(&mut lars_store::MysqlUrl)| {
+        let mut url = good.clone();
+        change(&mut url);
+        let error = lars_store::open(&StoreUrl::Mysql(url), OpenMode::Existing).map(drop).expect_err("wrong");
+        assert!(error.is_fatal() && !error.is_retryable(), "{error}");
+    };
+    fatal(|url| url.password = Some("wrong".into()));
+    fatal(|url| url.user = "stranger".into());
+    fatal(|url| url.database = "nowhere".into());
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use lars_proto::{HostAddr, ModuleId};
-use lars_store::{LoadReport, RouteEdit, Store, StoreUrl};
+use lars_store::{LoadReport, OpenMode, RouteEdit, Store, StoreUrl};
 use proptest::prelude::*;
 
 type Model = BTreeMap<ModuleId, BTreeSet<HostAddr>>;
@@ -70,7 +70,7 @@ proptest! {
         transactions in prop::collection::vec(prop::collection::vec(edit(), 0..6), 1..12),
     ) {
         let folder = tempfile::tempdir().expect("a folder");
-        let mut store = lars_store::open(&StoreUrl::Sqlite(folder.path().join("db"))).expect("a store");
+        let mut store = lars_store::open(&StoreUrl::Sqlite(folder.path().join("db")), OpenMode::Create).expect("a store");
         let mut model = Model::new();
         for edits in transactions {
             let (before, version) = (model.clone(), store.version().expect("a version"));

@@ -4,7 +4,7 @@ use std::{net::TcpListener, thread};
 
 use lars_proto::{HostAddr, ModuleId};
 use lars_store::{
-    LoadReport,
+    LoadReport, OpenMode,
     RouteEdit::{Add, Remove},
     Store, StoreError,
 };
@@ -48,7 +48,8 @@ fn when_back<T>(mut call: impl FnMut() -> Result<T, StoreError>) -> T {
 #[test]
 fn a_killed_server_comes_back() {
     let mut server = MariaDb::start();
-    let mut store = lars_store::open(&server.url("lars").parse().expect("a URL")).expect("the store opens");
+    let mut store = lars_store::open(&server.url("lars").parse().expect("a URL"), OpenMode::Create)
+        .expect("the store opens");
     let version = store.edit(&[Add(MODULE, host())]).expect("an edit").version;
 
     server.kill9();
@@ -68,7 +69,7 @@ fn a_cut_connection_is_made_again() {
     let server = MariaDb::shared();
     let proxy = Proxy::start(server.addr());
     let url = server.url_at(proxy.addr(), "cut").parse().expect("a URL");
-    let mut store = lars_store::open(&url).expect("the store opens");
+    let mut store = lars_store::open(&url, OpenMode::Create).expect("the store opens");
     store.edit(&[Add(MODULE, host())]).expect("an edit");
 
     proxy.cut_all();
@@ -88,7 +89,7 @@ fn a_cut_load_is_an_error_and_not_a_short_table() {
     let server = MariaDb::shared();
     let proxy = Proxy::start(server.addr());
     let url = server.url_at(proxy.addr(), "cut_load").parse().expect("a URL");
-    let mut store = lars_store::open(&url).expect("the store opens");
+    let mut store = lars_store::open(&url, OpenMode::Create).expect("the store opens");
     server.execute(
         "cut_load",
         "INSERT INTO RouteData (modid, cmdid, serverip, serverport)
@@ -106,7 +107,7 @@ fn a_cut_load_is_an_error_and_not_a_short_table() {
 fn nobody_listens() {
     let addr = reserved_addr();
     let url = format!("mysql://lars:secret@{addr}/lars").parse().expect("a URL");
-    let error = lars_store::open(&url).map(drop).expect_err("nobody listens");
+    let error = lars_store::open(&url, OpenMode::Create).map(drop).expect_err("nobody listens");
     assert!(error.is_retryable(), "{error}");
     assert!(error.to_string().contains(&addr.to_string()), "{error}");
     assert!(!error.to_string().contains("secret"), "{error}");
@@ -117,7 +118,7 @@ fn a_server_that_accepts_and_says_nothing_is_not_waited_for() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let addr = listener.local_addr().expect("an address");
     let url = format!("mysql://lars@{addr}/lars").parse().expect("a URL");
-    let opening = thread::spawn(move || lars_store::open(&url).map(drop));
+    let opening = thread::spawn(move || lars_store::open(&url, OpenMode::Create).map(drop));
     let _silent = listener.accept().expect("the store connects");
     eventually("it is given up", || opening.is_finished());
     let error = opening.join().expect("no panic").expect_err("no answer");
@@ -127,7 +128,8 @@ fn a_server_that_accepts_and_says_nothing_is_not_waited_for() {
 #[test]
 fn a_wrong_password_is_not_tried_again() {
     let url = MariaDb::shared().url("password").replacen("p%40ss", "wrong", 1);
-    let error = lars_store::open(&url.parse().expect("a URL")).map(drop).expect_err("a refusal");
+    let error =
+        lars_store::open(&url.parse().expect("a URL"), OpenMode::Create).map(drop).expect_err("a refusal");
     assert!(!error.is_retryable(), "{error}");
     assert!(error.to_string().contains("Access denied") && !error.to_string().contains("wrong"), "{error}");
 }
@@ -137,7 +139,7 @@ fn a_silent_server_is_not_waited_for() {
     let server = MariaDb::shared();
     let proxy = Proxy::start(server.addr());
     let url = server.url_at(proxy.addr(), "silent").parse().expect("a URL");
-    let mut store = lars_store::open(&url).expect("the store opens");
+    let mut store = lars_store::open(&url, OpenMode::Create).expect("the store opens");
     store.edit(&[Add(MODULE, host())]).expect("an edit");
 
     proxy.set(Fault::Blackhole);

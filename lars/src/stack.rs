@@ -5,6 +5,7 @@ use std::{
     fs,
     net::{Ipv4Addr, SocketAddr},
     path::Path,
+    time::Duration,
 };
 
 use lars_agent::{Agent, AgentConfig, AgentDaemon};
@@ -12,7 +13,7 @@ use lars_dns::{Dns, DnsConfig, DnsDaemon};
 use lars_reporter::{Reporter, ReporterConfig, ReporterDaemon};
 use lars_runtime::preflight;
 use lars_service::{ConfigError, Daemon, LoadError, Shutdown};
-use lars_store::StoreUrl;
+use lars_store::{OpenMode, StoreError, StoreUrl};
 use serde::Deserialize;
 use toml::{Table, Value};
 
@@ -152,6 +153,7 @@ impl Stack {
     pub(crate) fn start(config: StackConfig, shutdown: &Shutdown) -> Result<Option<Self>, Failure> {
         preflight::check()?;
         let StackConfig { dns, reporter, mut agent, said } = config;
+        create(&dns.store, shutdown).map_err(|error| cannot_start("dns", error))?;
         let Some(dns) = Dns::start_unless(dns, shutdown).map_err(|error| cannot_start("dns", error))? else {
             return Ok(None);
         };
@@ -184,6 +186,26 @@ impl Stack {
         self.agent.stop();
         self.reporter.stop();
         self.dns.stop();
+    }
+}
+
+/// lars-dns only reads. A server that is away is waited for.
+fn create(store: &StoreUrl, shutdown: &Shutdown) -> Result<(), StoreError> {
+    const PAUSE: Duration = Duration::from_secs(1);
+    let mut said = false;
+    loop {
+        match lars_store::open(store, OpenMode::Create) {
+            Ok(_) => return Ok(()),
+            Err(error) if error.is_fatal() || !error.is_retryable() => return Err(error),
+            Err(error) if !said => {
+                tracing::warn!(%error, "waiting for the store");
+                said = true;
+            }
+            Err(_) => {}
+        }
+        if shutdown.wait_timeout(PAUSE) {
+            return Ok(());
+        }
     }
 }
 

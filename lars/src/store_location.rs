@@ -1,14 +1,9 @@
 //! Where the database is: what the caller says, else the file that `lars up` uses, so that every command
 //! finds the same one with nothing said.
 
-use std::{
-    env,
-    ffi::OsString,
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::{env, ffi::OsString, fs, io, path::PathBuf};
 
-use lars_store::{Store, StoreError, StoreUrl, StoreUrlError};
+use lars_store::{OpenMode, Store, StoreError, StoreUrl, StoreUrlError};
 
 use crate::cli::StoreArgs;
 
@@ -93,22 +88,25 @@ impl StoreLocation {
     /// Opens the database to write; it is created if it is missing.
     pub(crate) fn open_or_create(&self) -> Result<Box<dyn Store>, LocationError> {
         self.prepare()?;
-        Ok(lars_store::open(&self.url)?)
+        Ok(lars_store::open(&self.url, OpenMode::Create)?)
     }
 
     /// Opens the database to read. Looking at something does not create it.
     pub(crate) fn open_existing(&self) -> Result<Box<dyn Store>, LocationError> {
-        if self.is_missing() {
-            return Err(LocationError::Missing(self.url.clone()));
-        }
-        Ok(lars_store::open(&self.url)?)
+        self.open_to(OpenMode::ReadOnly)
     }
 
-    fn is_missing(&self) -> bool {
-        match &self.url {
-            StoreUrl::Sqlite(path) => !Path::exists(path),
-            StoreUrl::Mysql(_) => false,
+    /// Opens the database to change it, if it is there.
+    pub(crate) fn open_to_change(&self) -> Result<Box<dyn Store>, LocationError> {
+        self.open_to(OpenMode::Existing)
+    }
+
+    fn open_to(&self, mode: OpenMode) -> Result<Box<dyn Store>, LocationError> {
+        let opened = lars_store::open(&self.url, mode);
+        if matches!(&opened, Err(StoreError::Missing { .. })) {
+            return Err(LocationError::Missing(self.url.clone()));
         }
+        Ok(opened?)
     }
 }
 

@@ -14,7 +14,7 @@ use lars_proto::{
     HostAddr, ModuleId, frame,
     messages::{GetHostRequest, GetHostResponse, GetRouteRequest, MessageId, RetCode},
 };
-use lars_store::{RouteEdit, Store, StoreUrl};
+use lars_store::{OpenMode, RouteEdit, Store, StoreUrl};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use prost::Message;
 use tempfile::TempDir;
@@ -69,7 +69,7 @@ struct Site {
 impl Site {
     fn new() -> Result<Self, ScaleError> {
         let folder = tempfile::tempdir()?;
-        let editor = lars_store::open(&StoreUrl::Sqlite(database(folder.path())))?;
+        let editor = lars_store::open(&StoreUrl::Sqlite(database(folder.path())), OpenMode::Create)?;
         Ok(Self { folder, editor, modules: 0 })
     }
 

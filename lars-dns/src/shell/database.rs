@@ -7,7 +7,7 @@ use std::{
     time::SystemTime,
 };
 
-use lars_store::{RouteChange, Store, StoreError, StoreUrl};
+use lars_store::{OpenMode, RouteChange, Store, StoreError, StoreUrl};
 
 use super::stats::PollStats;
 use crate::core::{
@@ -16,9 +16,8 @@ use crate::core::{
     tracker::{Answer, CHANGES_READ_MAX, Step},
 };
 
-/// The store, opened when it is first needed. Once open it reconnects by itself. It is never opened again: to
-/// open creates the tables that are missing, and if somebody drops them while we serve, then the last routes
-/// shall stay in force, and not those of an empty table.
+/// The store, opened when it is first needed. Once open it reconnects by itself. Nothing is ever created: where
+/// there is no table, the last routes shall stay in force, and not those of an empty table.
 pub(super) struct Database {
     url: StoreUrl,
     store: Opened,
@@ -98,7 +97,7 @@ impl Database {
 fn opened<'a>(store: &'a mut Opened, url: &StoreUrl) -> Result<&'a mut dyn Store, StoreError> {
     let open = match store.take() {
         Some(open) => open,
-        None => lars_store::open(url)?,
+        None => lars_store::open(url, OpenMode::Existing)?,
     };
     Ok(store.insert(open).as_mut())
 }

@@ -118,7 +118,7 @@ impl Poller {
         }
     }
 
-    /// Tries until there are routes, the store refuses for good, or the thread is told to end.
+    /// Tries until there are routes, what is configured turns out to be wrong, or the thread is told to end.
     fn first_routes(&mut self) -> Option<First> {
         while !self.stop.is_triggered() {
             match self.advance() {
@@ -127,8 +127,8 @@ impl Poller {
                     push::cut_routes(&snapshot).for_each(|(module, cut)| self.report_cut(module, cut));
                     return Some(Ok(snapshot));
                 }
-                Err(error) if error.is_retryable() => {}
-                Err(error) => return Some(Err(error)),
+                Err(error) if error.is_fatal() => return Some(Err(error)),
+                Err(_) => {}
             }
         }
         None
@@ -214,7 +214,7 @@ impl Poller {
             tracing::debug!(%error, "the store is still away");
         } else if self.tracker.has_routes() {
             tracing::warn!(%error, "no changes are seen for now; the last routes stay in force");
-        } else if error.is_retryable() {
+        } else if !error.is_fatal() {
             tracing::warn!(%error, "waiting for the store before listening");
         }
         error

@@ -35,7 +35,8 @@ pub enum StartError {
     /// The kernel does not let this process use io_uring.
     #[error(transparent)]
     Preflight(#[from] PreflightError),
-    /// The store refuses, and will until somebody changes something: a wrong password, an unwritable file.
+    /// The store cannot be used as it is configured ([`StoreError::is_fatal`]): a wrong password, a file that is no
+    /// database.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The thread that looks for changes could not be made.

@@ -4,7 +4,7 @@ use std::{net::Ipv4Addr, time::Duration};
 
 use lars_dns::{Dns, DnsConfig};
 use lars_proto::{HostAddr, ModuleId};
-use lars_store::{RouteEdit, Store, StoreUrl};
+use lars_store::{OpenMode, RouteEdit, Store, StoreUrl};
 use lars_testkit::MariaDb;
 use tempfile::TempDir;
 
@@ -15,7 +15,7 @@ pub(crate) trait Database {
     fn execute(&self, sql: &str);
 
     fn editor(&self) -> Box<dyn Store> {
-        lars_store::open(&self.url()).expect("the database is there")
+        lars_store::open(&self.url(), OpenMode::Create).expect("the database is there")
     }
 
     fn edit(&self, edits: &[RouteEdit]) {

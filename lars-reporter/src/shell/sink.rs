@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use lars_store::{CallStatus, CallStatusKey, Store, StoreError, StoreUrl};
+use lars_store::{CallStatus, CallStatusKey, OpenMode, Store, StoreError, StoreUrl};
 
 use super::pen::Write;
 use crate::core::row::StatusRow;
@@ -33,7 +33,7 @@ impl Sink {
     fn opened(&mut self) -> Result<&mut dyn Store, StoreError> {
         let store = match self.store.take() {
             Some(store) => store,
-            None => lars_store::open(&self.url)?,
+            None => lars_store::open(&self.url, OpenMode::Create)?,
         };
         Ok(&mut **self.store.insert(store))
     }

@@ -16,7 +16,7 @@ use lars_proto::{
 };
 use lars_reporter::{Reporter, ReporterConfig, core::coalescer::Limits};
 use lars_runtime::TcpServerConfig;
-use lars_store::{CallStatus, CallStatusKey, StoreUrl};
+use lars_store::{CallStatus, CallStatusKey, OpenMode, StoreUrl};
 use lars_testkit::eventually;
 use tempfile::TempDir;
 
@@ -131,7 +131,7 @@ impl AgentLink {
 
 /// The rows of `module`, or all.
 pub(crate) fn rows(store: &StoreUrl, module: Option<ModuleId>) -> Vec<CallStatus> {
-    let mut store = lars_store::open(store).expect("the database is there");
+    let mut store = lars_store::open(store, OpenMode::Create).expect("the database is there");
     store.call_status(module).expect("rows")
 }
 

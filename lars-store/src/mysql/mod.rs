@@ -2,7 +2,8 @@
 
 mod batch;
 mod call_status;
-mod link;
+mod connection;
+mod errors;
 mod routes;
 mod schema;
 
@@ -13,7 +14,7 @@ use mysql::{
     prelude::{FromRow, Queryable},
 };
 
-use crate::{MysqlUrl, Store, StoreError, error::Failure};
+use crate::{MysqlUrl, OpenMode, Store, StoreError, error::Failure};
 
 /// Times that a transaction is tried before a deadlock becomes the caller's business.
 const TRIES: u32 = 8;
@@ -25,38 +26,43 @@ pub(crate) struct MysqlStore {
     url: MysqlUrl,
     /// The URL as text, for errors.
     name: String,
-    /// `None` after the connection was lost.
+    /// `None` after an error that the connection may not have survived.
     conn: Option<Conn>,
 }
 
 impl Store for MysqlStore {}
 
 impl MysqlStore {
-    /// Connects, and creates the tables that are missing.
-    pub(crate) fn open(url: &MysqlUrl) -> Result<Self, StoreError> {
+    /// Connects; creates the tables that are missing only if `mode` says so.
+    pub(crate) fn open(url: &MysqlUrl, mode: OpenMode) -> Result<Self, StoreError> {
         let mut store = Self { url: url.clone(), name: url.to_string(), conn: None };
+        if mode != OpenMode::Create {
+            store.with_conn(|_| Ok(()))?;
+            return Ok(store);
+        }
         let index_is_missing = store.with_conn(|conn| Ok(schema::complete(conn)?))?;
         // A server that does not even answer is not waited for as one is that works on an index.
         if index_is_missing {
-            store.with_patient_conn(link::INDEX_TIMEOUT, |conn| Ok(schema::add_module_index(conn)?))?;
+            store.with_patient_conn(connection::INDEX_TIMEOUT, |conn| Ok(schema::add_module_index(conn)?))?;
         }
         Ok(store)
     }
 
-    /// Does `work` on the connection, which is made if there is none and given up if it is lost.
+    /// Does `work` on the connection, which is made if there is none, and given up after any error that it may not
+    /// have survived.
     fn with_conn<T>(
         &mut self,
         work: impl FnOnce(&mut Conn) -> Result<T, Failure<Error>>,
     ) -> Result<T, StoreError> {
         let mut conn = match self.conn.take() {
             Some(conn) => conn,
-            None => self.connect(link::READ_TIMEOUT)?,
+            None => self.connect(connection::READ_TIMEOUT)?,
         };
         let done = work(&mut conn);
-        if !matches!(&done, Err(Failure::Sql(error)) if link::is_lost(error)) {
+        if !matches!(&done, Err(Failure::Sql(error)) if !errors::is_harmless(error)) {
             self.conn = Some(conn);
         }
-        done.map_err(|failure| failure.into_store_error(&self.name, link::classified))
+        done.map_err(|failure| failure.into_store_error(&self.name, errors::classified))
     }
 
     /// Does `work` on a connection of its own, on which the server may think for `read_timeout`.
@@ -66,7 +72,7 @@ impl MysqlStore {
         work: impl FnOnce(&mut Conn) -> Result<T, Failure<Error>>,
     ) -> Result<T, StoreError> {
         let mut conn = self.connect(read_timeout)?;
-        work(&mut conn).map_err(|failure| failure.into_store_error(&self.name, link::classified))
+        work(&mut conn).map_err(|failure| failure.into_store_error(&self.name, errors::classified))
     }
 
     /// Does `work` in a transaction, and again from its start while others are in the way.
@@ -85,7 +91,7 @@ impl MysqlStore {
     }
 
     fn connect(&self, read_timeout: Duration) -> Result<Conn, StoreError> {
-        link::connect(&self.url, read_timeout).map_err(|error| link::classified(&self.name, &error))
+        connection::connect(&self.url, read_timeout).map_err(|error| errors::classified(&self.name, &error))
     }
 }
 
@@ -99,8 +105,9 @@ fn in_transaction<T>(
         Ok(value)
     });
     match done {
-        // The server rolls back by itself; asking a dead one to do it would only wait for another timeout.
-        Err(Failure::Sql(error)) if link::is_lost(&error) => Err(Failure::Sql(error)),
+        // The connection is given up, so the server rolls back by itself; asking a dead one to do it would only
+        // wait for another timeout.
+        Err(Failure::Sql(error)) if !errors::is_harmless(&error) => Err(Failure::Sql(error)),
         Err(failure) => {
             conn.query_drop("ROLLBACK")?;
             Err(failure)

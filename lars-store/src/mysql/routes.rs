@@ -11,9 +11,8 @@ use mysql::{Conn, Error, Row, Value, prelude::Queryable};
 use super::{
     MysqlStore,
     batch::{self, batches, parameters, repeated},
-    first_row,
-    link::LOAD_TIMEOUT,
-    schema, values,
+    connection::LOAD_TIMEOUT,
+    first_row, schema, values,
 };
 use crate::{
     EditOutcome, LoadReport, RouteChange, RouteEdit, RouteStore, StoreError,

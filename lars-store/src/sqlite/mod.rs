@@ -4,13 +4,18 @@ mod call_status;
 mod routes;
 
 use std::{
-    path::Path,
+    ffi::OsString,
+    fs::File,
+    io,
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
-use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
+use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
+use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 
-use crate::{Store, StoreError, StoreUrl, error::Failure};
+use crate::{OpenMode, Store, StoreError, StoreUrl, error::Failure};
 
 /// How long a call waits for another process to finish its transaction.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -28,18 +33,20 @@ pub(crate) struct SqliteStore {
 impl Store for SqliteStore {}
 
 impl SqliteStore {
-    /// Opens the file, or creates it, with all tables.
-    pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
+    /// Opens the file; creates it, with all tables, only if `mode` says so.
+    pub(crate) fn open(path: &Path, mode: OpenMode) -> Result<Self, StoreError> {
         let name = StoreUrl::Sqlite(path.to_owned()).to_string();
-        if let Some(folder) =
-            path.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.exists())
-        {
-            let problem = format!("there is no folder {}", folder.display());
-            return Err(StoreError::Refused { store: name, problem });
+        if let Some(problem) = missing(path, mode) {
+            return Err(StoreError::Missing { store: name, problem });
         }
-        match connect(path) {
+        let connection = match mode {
+            OpenMode::Create => create(path),
+            OpenMode::Existing => open_existing(path),
+            OpenMode::ReadOnly => open_read_only(path),
+        };
+        match connection {
             Ok(connection) => Ok(Self { connection, name }),
-            Err(error) => Err(classified(&name, &error)),
+            Err(error) => Err(open_error(name, path, &error)),
         }
     }
 
@@ -69,11 +76,67 @@ fn in_transaction<T>(
     Ok(value)
 }
 
-fn connect(path: &Path) -> rusqlite::Result<Connection> {
-    let mut connection = Connection::open(path)?;
+/// What is not there, if something has to be.
+fn missing(path: &Path, mode: OpenMode) -> Option<String> {
+    if mode == OpenMode::Create {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty())?;
+        return (!folder.exists()).then(|| format!("there is no folder {}", folder.display()));
+    }
+    let is_missing = path.metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+    is_missing.then(|| "there is no such file".to_owned())
+}
+
+fn connect(path: &Path, access: OpenFlags) -> rusqlite::Result<Connection> {
+    let connection = Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
-    set_wal(&connection)?;
+    Ok(connection)
+}
+
+fn connect_to_write(path: &Path, more: OpenFlags) -> rusqlite::Result<Connection> {
+    let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | more)?;
     connection.pragma_update(None, "synchronous", "FULL")?;
+    Ok(connection)
+}
+
+/// A file that this user may not write is opened to be read.
+fn open_existing(path: &Path) -> rusqlite::Result<Connection> {
+    connect_to_write(path, OpenFlags::empty())
+}
+
+/// Readers of a file with a write-ahead log need its index beside it, and make it if nobody else has the file open.
+/// Where they may not, the file is read as it is: nobody writes it then, or the index would be there.
+fn open_read_only(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    match connection.query_row("PRAGMA schema_version", [], |_| Ok(())) {
+        Err(error) if needs_index(&error) && !side_file(path, "-wal").exists() => {
+            let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+            connect(Path::new(&immutable_uri(path)), flags)
+        }
+        done => done.map(|()| connection),
+    }
+}
+
+fn needs_index(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly))
+}
+
+/// The path as a URI that tells SQLite to expect no writers.
+fn immutable_uri(path: &Path) -> OsString {
+    const RESERVED: &AsciiSet = &CONTROLS.add(b'%').add(b'?').add(b'#');
+    let path = percent_encode(path.as_os_str().as_bytes(), RESERVED);
+    format!("file:{path}?immutable=1").into()
+}
+
+/// The file beside the database whose name has this end.
+fn side_file(path: &Path, end: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(end);
+    name.into()
+}
+
+fn create(path: &Path) -> rusqlite::Result<Connection> {
+    let mut connection = connect_to_write(path, OpenFlags::SQLITE_OPEN_CREATE)?;
+    set_wal(&connection)?;
     let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     tx.execute_batch(include_str!("schema.sql"))?;
     tx.commit()?;
@@ -98,13 +161,40 @@ fn is_busy(error: &rusqlite::Error) -> bool {
 
 fn classified(name: &str, error: &rusqlite::Error) -> StoreError {
     let (store, problem) = (name.to_owned(), error.to_string());
-    if is_busy(error) {
-        StoreError::Busy { store, problem }
-    } else if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) {
-        StoreError::RowRefused { store, problem }
-    } else {
-        StoreError::Refused { store, problem }
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => StoreError::Busy { store, problem },
+        Some(
+            ErrorCode::CannotOpen
+            | ErrorCode::DiskFull
+            | ErrorCode::OutOfMemory
+            | ErrorCode::OperationInterrupted
+            | ErrorCode::SystemIoFailure,
+        ) => StoreError::Away { store, problem },
+        Some(ErrorCode::ReadOnly) => StoreError::ReadOnly { store, problem },
+        Some(ErrorCode::PermissionDenied | ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
+            StoreError::Unusable { store, problem }
+        }
+        Some(ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::TooBig) => {
+            StoreError::RowRefused { store, problem }
+        }
+        // SQLite has one code for all that is wrong with a statement.
+        Some(ErrorCode::Unknown) if problem.contains("no such table") => {
+            StoreError::Missing { store, problem }
+        }
+        Some(ErrorCode::Unknown) if problem.contains("no such column") || problem.contains("no column") => {
+            StoreError::Unusable { store, problem }
+        }
+        _ => StoreError::Refused { store, problem },
     }
+}
+
+/// SQLite says of every file that it cannot open that it cannot open it; the system knows more.
+fn open_error(store: String, path: &Path, error: &rusqlite::Error) -> StoreError {
+    let denied = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => error,
+        Ok(_) | Err(_) => return classified(&store, error),
+    };
+    StoreError::Unusable { store, problem: denied.to_string() }
 }
 
 #[cfg(test)]
@@ -114,7 +204,8 @@ mod tests {
     #[test]
     fn what_is_committed_is_on_the_disk_and_readers_do_not_wait() {
         let folder = tempfile::tempdir().expect("a folder");
-        let mut store = SqliteStore::open(&folder.path().join("lars.db")).expect("the store opens");
+        let mut store =
+            SqliteStore::open(&folder.path().join("lars.db"), OpenMode::Create).expect("the store opens");
         let pragmas = store.read(|connection| {
             let mode: String = connection.query_row("PRAGMA journal_mode", [], |row| row.get(0))?;
             let synchronous: i64 = connection.query_row("PRAGMA synchronous", [], |row| row.get(0))?;

@@ -1,6 +1,6 @@
 //! A database for one test, with a way around the store to the tables.
 
-use lars_store::{Store, StoreUrl};
+use lars_store::{OpenMode, Store, StoreUrl};
 use lars_testkit::MariaDb;
 use rusqlite::Connection;
 use tempfile::TempDir;
@@ -29,7 +29,7 @@ impl Database {
 
     /// A connection of its own.
     pub(crate) fn open(&self) -> Box<dyn Store> {
-        lars_store::open(&self.url).expect("the store opens")
+        lars_store::open(&self.url, OpenMode::Create).expect("the store opens")
     }
 
     /// Does what other programs do to the tables.

@@ -32,7 +32,7 @@ pub(crate) fn run(command: RouteCommand, out: &mut Out<'_>) -> Result<(), Failur
             edit(&store, StoreLocation::open_or_create, &edits, out)
         }
         RouteCommand::Rm { module, which, store } => {
-            edit(&store, StoreLocation::open_existing, &removals(module.id(), which), out)
+            edit(&store, StoreLocation::open_to_change, &removals(module.id(), which), out)
         }
         RouteCommand::List { module, json, store } => list(module, json, &store, out),
         RouteCommand::Import { file, format, replace, store } => {

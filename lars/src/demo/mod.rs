@@ -22,7 +22,7 @@ use std::{
 
 use lars_client::{Client, ClientConfig};
 use lars_service::{LogFormat, Shutdown, init_logging};
-use lars_store::{RouteEdit, StoreUrl};
+use lars_store::{OpenMode, RouteEdit, StoreUrl};
 use tempfile::TempDir;
 
 use self::{
@@ -86,7 +86,7 @@ fn perform(
     shutdown: &Shutdown,
     out: &mut Out<'_>,
 ) -> Result<Vec<Verdict>, Failure> {
-    let mut store = lars_store::open(url)?;
+    let mut store = lars_store::open(url, OpenMode::Create)?;
     let first_route = hosts.cast.members().iter().filter(|member| member.role != Role::Joining);
     let edits: Vec<RouteEdit> = first_route.map(|member| RouteEdit::Add(MODULE, member.host)).collect();
     store.edit(&edits)?;

@@ -10,7 +10,7 @@ use std::{
 
 use lars_client::{Client, ClientConfig, GetHostError};
 use lars_proto::{HostAddr, ModuleId};
-use lars_store::{CallStatus, RouteEdit, Store, StoreUrl};
+use lars_store::{CallStatus, OpenMode, RouteEdit, Store, StoreUrl};
 use lars_testkit::{MariaDb, eventually, eventually_some, program, reserved_addr, reserved_ports};
 use tempfile::TempDir;
 
@@ -191,7 +191,7 @@ impl World {
 
     pub(crate) fn store(&self) -> Box<dyn Store> {
         let url: StoreUrl = self.store_url.parse().expect("a store URL");
-        eventually_some("the store opens", || lars_store::open(&url).ok())
+        eventually_some("the store opens", || lars_store::open(&url, OpenMode::Create).ok())
     }
 
     pub(crate) fn add(&self, module: ModuleId, hosts: &[HostAddr]) {

@@ -3,13 +3,13 @@
 use std::{fs::File, path::Path};
 
 use lars_proto::ModuleId;
-use lars_store::{Store, StoreUrl};
+use lars_store::{OpenMode, Store, StoreUrl};
 use serde_json::{Value, json};
 
 use crate::lars::{Lars, check_failed, many_routes, read_one_line, sqlite};
 
 fn open(path: &Path) -> Box<dyn Store> {
-    lars_store::open(&StoreUrl::Sqlite(path.to_owned())).expect("the database")
+    lars_store::open(&StoreUrl::Sqlite(path.to_owned()), OpenMode::Create).expect("the database")
 }
 
 #[test]
