@@ -1,5 +1,5 @@
 //! The figures of lars-dns and lars-reporter on a local MariaDB, which is started for it:
-//! `cargo run --release -p lars-benches --example services_on_mariadb`.
+//! `cargo run --profile dist -p lars-benches --example services_on_mariadb`.
 //!
 //! Load time and memory of a million hosts, the time from an edit to its push with the default intervals, the
 //! push of one module to many subscribers, and the rate at which statistics get into the table compared to
