@@ -5,6 +5,7 @@ mod support;
 use std::{
     io::Write,
     net::SocketAddr,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -62,6 +63,34 @@ fn a_drain_cuts_at_its_deadline() {
     assert_eq!(server.stats().opened, server.stats().closed);
     assert_eq!(handle.try_submit(|_, _| {}), Err(SubmitError::Stopped));
     assert_eq!(handle.call(|_, _| ()), Err(Stopped));
+}
+
+/// Sends frames that nobody answers until the connection is cut; false if that takes too long.
+fn flood(addr: SocketAddr) -> bool {
+    let mut client = Client::connect(addr);
+    let frames = frame(SINK, b"").repeat(8192);
+    let begin = Instant::now();
+    while begin.elapsed() < PATIENCE {
+        if client.0.write_all(&frames).is_err() {
+            return true;
+        }
+    }
+    false
+}
+
+#[test]
+fn a_drain_cuts_peers_that_never_pause() {
+    let shards = shards(1);
+    let server = server(&shards);
+    let addr = server.local_addr();
+    thread::scope(|scope| {
+        let flooding: Vec<_> = (0..4).map(|_| scope.spawn(move || flood(addr))).collect();
+        eventually("they flood", || server.stats().open == 4 && server.stats().frames > 100_000);
+        shards.drain(Duration::from_secs(1));
+        for flooder in flooding {
+            assert!(flooder.join().expect("no panic"), "they are cut while they flood");
+        }
+    });
 }
 
 #[test]

@@ -79,7 +79,7 @@ impl WakeQueue {
     }
 
     /// Appends those that called to `slots`.
-    pub(crate) fn take(&self, slots: &mut Vec<u32>) {
-        slots.append(&mut self.slots.borrow_mut());
+    pub(crate) fn take(&self, slots: &mut impl Extend<u32>) {
+        slots.extend(self.slots.borrow_mut().drain(..));
     }
 }

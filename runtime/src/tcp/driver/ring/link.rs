@@ -40,6 +40,16 @@ struct Closed {
     output: Option<Output>,
 }
 
+/// What became of a connection that was advanced.
+pub(super) enum Advanced {
+    /// Something has to happen first.
+    Waits,
+    /// There may be more to do, when others have had their turn.
+    HasMore,
+    /// It is to be dropped by [`Link::resolve`].
+    Over,
+}
+
 pub(super) struct Link<S> {
     life: Life<S>,
     socket: TcpStream,
@@ -70,10 +80,11 @@ impl<S: 'static> Link<S> {
         }
     }
 
-    /// Does what its connection's step says, until it has to wait. Whether it goes on: if not, it is to be
-    /// dropped by [`resolve`](Self::resolve).
-    pub(super) fn advance(&mut self, shard: &Rc<Shard<S>>, uring: &mut Uring) -> bool {
+    /// Does what its connection's step says, until it has to wait or has read once: a peer that never pauses would
+    /// keep the shard.
+    pub(super) fn advance(&mut self, shard: &Rc<Shard<S>>, uring: &mut Uring) -> Advanced {
         self.life.with(shard, |conn| conn.alarm.reset());
+        let mut has_read = false;
         while self.closed.is_none() {
             self.send(shard, uring);
             match self.life.step(shard) {
@@ -82,7 +93,11 @@ impl<S: 'static> Link<S> {
                     self.receive(uring);
                     break;
                 }
-                Step::ReadLast if self.receiving == Receiving::Not => self.read_last(shard),
+                Step::ReadLast if self.receiving == Receiving::Not && has_read => return Advanced::HasMore,
+                Step::ReadLast if self.receiving == Receiving::Not => {
+                    self.read_last(shard);
+                    has_read = true;
+                }
                 Step::ReadLast | Step::Wait => {
                     self.stop_receiving(uring);
                     break;
@@ -90,7 +105,11 @@ impl<S: 'static> Link<S> {
                 Step::Close(reason) => self.close(shard, uring, reason),
             }
         }
-        self.closed.is_none() || self.receiving != Receiving::Not || self.sending
+        if self.closed.is_none() || self.receiving != Receiving::Not || self.sending {
+            Advanced::Waits
+        } else {
+            Advanced::Over
+        }
     }
 
     fn send(&mut self, shard: &Shard<S>, uring: &mut Uring) {

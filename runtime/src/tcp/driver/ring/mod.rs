@@ -16,6 +16,7 @@ mod uring;
 
 use std::{
     cell::RefCell,
+    collections::VecDeque,
     future::poll_fn,
     io, mem,
     net::TcpStream,
@@ -31,7 +32,7 @@ use slab::Slab;
 
 pub(crate) use self::attached::Attached;
 use self::{
-    link::Link,
+    link::{Advanced, Link},
     uring::{Completion, Request, Uring},
 };
 use super::life::Life;
@@ -45,6 +46,12 @@ use crate::{
 
 /// Work without a break before the shard looks at its other IO.
 const WORK_PER_PASS: Duration = Duration::from_micros(500);
+
+/// Work on completions in one turn, and again on connections; what is left then waits for the next turn. So a turn ends
+/// soon, whatever peers send.
+const WORK_PER_TURN: Duration = Duration::from_micros(200);
+/// How many of them between two looks at the clock.
+const CLOCK_EVERY: usize = 4;
 
 /// Where completions follow each other within this time, the task waits for the next in the ring itself, which is one
 /// system call; to sleep on the executor and to wake up is about ten. The shard's other work waits meanwhile, no longer
@@ -76,12 +83,12 @@ pub(crate) struct RingDriver<S> {
 struct Links<S> {
     uring: Uring,
     slots: Slab<Link<S>>,
-    /// What has come. Empty between turns, kept for its memory; so are the next two.
-    completions: Vec<Completion>,
+    /// What has come and was not looked at yet.
+    completions: VecDeque<Completion>,
     /// Connections to be advanced first: they got no buffer, because others had them all.
-    starved: Vec<u32>,
+    starved: VecDeque<u32>,
     /// Connections to be advanced.
-    due: Vec<u32>,
+    due: VecDeque<u32>,
     troubles: LogThrottle,
 }
 
@@ -93,9 +100,9 @@ impl<S: 'static> RingDriver<S> {
         let links = Links {
             uring: Uring::new(pool, eventfd.fd().as_raw_fd())?,
             slots: Slab::new(),
-            completions: Vec::new(),
-            starved: Vec::new(),
-            due: Vec::new(),
+            completions: VecDeque::new(),
+            starved: VecDeque::new(),
+            due: VecDeque::new(),
             troubles: LogThrottle::each(LOG_INTERVAL),
         };
         Ok(Self { calls: Rc::default(), links: RefCell::new(links), eventfd: RefCell::new(Some(eventfd)) })
@@ -130,13 +137,13 @@ impl<S: 'static> RingDriver<S> {
     /// Wakes the task if the ring has something that nobody was told of: on processors that order memory loosely,
     /// going to sleep and being called can miss each other.
     pub(crate) fn check(&self) {
-        if self.links.borrow_mut().uring.has_work() {
+        if self.links.borrow_mut().has_work() {
             self.calls.wake();
         }
     }
 
     fn has_work(&self) -> bool {
-        !self.calls.is_empty() || self.links.borrow_mut().uring.has_work()
+        !self.calls.is_empty() || self.links.borrow_mut().has_work()
     }
 
     /// Turns, until there is nothing to do, nor, if it `lingers`, soon will be.
@@ -205,19 +212,31 @@ impl<S: 'static> Links<S> {
     fn turn(&mut self, shard: &Rc<Shard<S>>, calls: &WakeQueue) {
         let turned = self.uring.turn(&mut self.completions);
         self.complain(turned);
-        let completions = mem::take(&mut self.completions);
-        for completion in &completions {
-            self.complete(shard, completion);
+        let mut work = Work::begin();
+        while !work.is_enough()
+            && let Some(completion) = self.completions.pop_front()
+        {
+            self.complete(shard, &completion);
         }
-        self.completions = completions;
-        self.completions.clear();
         // Those that called are due, too, be it twice.
         calls.take(&mut self.due);
-        let (mut starved, mut due) = (mem::take(&mut self.starved), mem::take(&mut self.due));
-        for slot in starved.drain(..).chain(due.drain(..)) {
+        // One that is queued again has its turn in the next one.
+        let mut count = self.starved.len() + self.due.len();
+        let mut work = Work::begin();
+        while count > 0
+            && !work.is_enough()
+            && let Some(slot) = self.starved.pop_front().or_else(|| self.due.pop_front())
+        {
+            count -= 1;
             self.advance(shard, slot);
         }
-        (self.starved, self.due) = (starved, due);
+    }
+
+    fn has_work(&mut self) -> bool {
+        !self.completions.is_empty()
+            || !self.starved.is_empty()
+            || !self.due.is_empty()
+            || self.uring.has_work()
     }
 
     fn wait(&mut self, timeout: Duration) {
@@ -246,7 +265,7 @@ impl<S: 'static> Links<S> {
             }
             if !mem::replace(&mut link.due, true) {
                 let due = if link.is_starved(completion) { &mut self.starved } else { &mut self.due };
-                due.push(completion.slot);
+                due.push_back(completion.slot);
             }
         }
         if let Some(buffer) = completion.buffer {
@@ -257,8 +276,32 @@ impl<S: 'static> Links<S> {
     fn advance(&mut self, shard: &Rc<Shard<S>>, slot: u32) {
         let Some(link) = self.slots.get_mut(slot as usize) else { return };
         link.due = false;
-        if !link.advance(shard, &mut self.uring) {
-            self.slots.remove(slot as usize).resolve();
+        match link.advance(shard, &mut self.uring) {
+            Advanced::Waits => {}
+            Advanced::HasMore => {
+                link.due = true;
+                self.due.push_back(slot);
+            }
+            Advanced::Over => self.slots.remove(slot as usize).resolve(),
         }
+    }
+}
+
+/// The work of one turn, limited in time.
+struct Work {
+    began: Instant,
+    count: usize,
+}
+
+impl Work {
+    fn begin() -> Self {
+        Self { began: Instant::now(), count: 0 }
+    }
+
+    /// To be asked before each piece of it; the first is always done.
+    fn is_enough(&mut self) -> bool {
+        let looks = self.count > 0 && self.count.is_multiple_of(CLOCK_EVERY);
+        self.count += 1;
+        looks && self.began.elapsed() > WORK_PER_TURN
     }
 }

@@ -26,8 +26,8 @@ use crate::{pool::Pool, tcp::connection::SLICES_MAX};
 const SUBMISSIONS: u32 = 512;
 /// Completions that are collected with one call; the kernel keeps more.
 const COMPLETIONS: u32 = 4096;
-/// Completions worked on before others get their turn.
-pub(super) const BATCH: usize = 256;
+/// Completions that wait to be looked at, at most; the kernel keeps the others.
+const BATCH: usize = 256;
 
 /// The group of the provided buffers.
 const GROUP: u16 = 0;
@@ -178,11 +178,11 @@ impl Uring {
         !submission.is_empty() || submission.taskrun() || submission.cq_overflow()
     }
 
-    /// Submits what is queued, and fills `completions` with what has come.
+    /// Submits what is queued, and fills `completions` up with what has come.
     ///
     /// # Errors
     /// If the kernel refuses to be asked at all.
-    pub(super) fn turn(&mut self, completions: &mut Vec<Completion>) -> io::Result<()> {
+    pub(super) fn turn(&mut self, completions: &mut VecDeque<Completion>) -> io::Result<()> {
         while self.has_work_for_the_kernel() {
             let queued = self.uring.submission().len();
             self.enter(queued)?;
@@ -193,10 +193,13 @@ impl Uring {
         if self.backlog.is_empty() && self.uring.submission().is_empty() {
             self.gathered = 0;
         }
-        completions.extend(self.uring.completion().take(BATCH).map(|entry| Completion::of(&entry)));
-        let ended = completions.iter().filter(|completion| !completion.more).count();
-        debug_assert!(ended <= self.in_flight);
-        self.in_flight -= ended;
+        let room = BATCH - completions.len();
+        for entry in self.uring.completion().take(room) {
+            let completion = Completion::of(&entry);
+            debug_assert!(completion.more || self.in_flight > 0);
+            self.in_flight -= usize::from(!completion.more);
+            completions.push_back(completion);
+        }
         Ok(())
     }
 
