@@ -93,6 +93,7 @@ macro_rules! counters {
 
         #[doc = concat!("[`", stringify!($name), "`] while it is being counted: one thread writes, any thread reads.")]
         #[derive(Debug, Default)]
+        #[allow(unreachable_pub, reason = "who counts may be private where the numbers are public")]
         $vis struct $atomic {
             $($(#[doc = $help])+ pub $field: $crate::Counter,)+
         }
@@ -100,6 +101,7 @@ macro_rules! counters {
         impl $atomic {
             /// The numbers now.
             #[must_use]
+            #[allow(unreachable_pub, reason = "as above")]
             $vis fn load(&self) -> $name {
                 $name { $($field: self.$field.get()),+ }
             }

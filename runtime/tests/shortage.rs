@@ -35,18 +35,24 @@ fn run_out_of_descriptors() {
     let mut first = Client::connect(server.local_addr());
     first.ask(ECHO, b"");
 
-    // Each connection takes two descriptors of this process; an odd number is left, so that one is had by a
-    // client and none by the server.
+    // The clients have theirs already, so that they do not compete with the server for those that are left.
+    let sockets: Vec<_> = (0..20)
+        .map(|_| socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket"))
+        .collect();
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
-    setrlimit(Resource::RLIMIT_NOFILE, descriptors() as u64 - 1 + 21, hard).expect("lower the limit");
-    let mut clients = Vec::new();
-    while let Ok(stream) = std::net::TcpStream::connect(server.local_addr()) {
-        clients.push(stream);
-    }
-    eventually("accepting pauses", || server.stats().shortages > 0);
+    setrlimit(Resource::RLIMIT_NOFILE, descriptors() as u64 - 1 + 5, hard).expect("lower the limit");
+    let connected = sockets.into_iter().map(|socket| {
+        socket.connect(&server.local_addr().into()).expect("connect");
+        Client::of(socket.into())
+    });
+    let mut clients: Vec<_> = connected.collect();
+    eventually("there is no descriptor left", || server.stats().shortages > 0);
+    let served = clients.iter_mut().filter_map(|client| client.try_ask(ECHO, b"?").ok()).count();
+    assert!((1..20).contains(&served), "{served} are served");
     assert_eq!(first.ask(ECHO, b"served all the while"), b"served all the while");
-    let shortages = server.stats().shortages;
-    assert!(shortages < 100, "{shortages} tries are a spin");
+    let stats = server.stats();
+    assert_eq!(stats.refused, 20 - served as u64, "nobody waits for an answer that never comes");
+    assert!(stats.shortages < 100, "{} tries are a spin", stats.shortages);
 
     clients.clear();
     eventually("places are free again", || server.stats().open == 1);

@@ -15,6 +15,7 @@ use lars_runtime::{
     CloseReason, Flow, Handlers, ListenError, SendError, Shards, ShardsConfig, TcpServer, TcpServerConfig,
 };
 use lars_testkit::eventually;
+use socket2::{Domain, Socket, Type};
 use support::*;
 
 fn config() -> TcpServerConfig {
@@ -361,6 +362,40 @@ fn connections_over_the_limit_are_closed_at_once() {
     clients.pop();
     eventually("the place is free again", || server.stats().open == 2);
     assert_eq!(Client::connect(server.local_addr()).ask(ECHO, b"in"), b"in");
+}
+
+#[test]
+fn one_address_cannot_have_all_connections() {
+    let shards = shards(2);
+    let server = server_with(&shards, TcpServerConfig { connections_per_peer_max: Some(2), ..config() });
+    let mut clients: Vec<_> = (0..2).map(|_| Client::connect(server.local_addr())).collect();
+    for client in &mut clients {
+        client.ask(ECHO, b"");
+    }
+    assert!(Client::connect(server.local_addr()).is_ended());
+    let elsewhere = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    elsewhere.bind(&SocketAddr::from(([127, 0, 0, 2], 0)).into()).expect("all of 127/8 is here");
+    elsewhere.connect(&server.local_addr().into()).expect("connect");
+    assert_eq!(Client::of(elsewhere.into()).ask(ECHO, b"in"), b"in");
+    assert_eq!(server.stats().refused, 1);
+}
+
+#[test]
+fn a_frame_that_trickles_is_not_waited_for() {
+    let shards = shards(1);
+    let server =
+        server_with(&shards, TcpServerConfig { frame_timeout: Duration::from_millis(200), ..config() });
+    let mut client = Client::connect(server.local_addr());
+    let bytes = [frame(ECHO, b"whole"), frame(ECHO, &[0; 60_000])].concat();
+    // Each byte would keep an idle connection.
+    for byte in bytes {
+        if client.0.write_all(&[byte]).is_err() || server.stats().closed > 0 {
+            break;
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    eventually("it is cut", || closed_reasons(&shards) == [CloseReason::FrameTimeout]);
+    assert_eq!((server.stats().frames, server.stats().timed_out), (1, 1));
 }
 
 #[test]

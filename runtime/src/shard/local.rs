@@ -306,7 +306,7 @@ impl<S: 'static> Shard<S> {
             Message::Job(job) => {
                 self.turn("a job", job);
             }
-            Message::Mount(mount) => mount(self),
+            Message::Install(install) => install(self),
             Message::Stop => return false,
         }
         true
@@ -316,6 +316,7 @@ impl<S: 'static> Shard<S> {
     pub(crate) fn watch(&self, limits: &Limits) {
         let mut clock = self.clock.borrow_mut();
         clock.watch_timeout(limits.stall_timeout);
+        clock.watch_timeout(limits.frame_timeout);
         if let Some(timeout) = limits.idle_timeout {
             clock.watch_timeout(timeout);
         }

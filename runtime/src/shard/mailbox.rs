@@ -31,11 +31,11 @@ const ANSWER_POLL: Duration = Duration::from_millis(50);
 pub(crate) type Job<S> = Box<dyn FnOnce(&mut S, &mut ShardContext<S>) + Send>;
 
 /// Work that needs the shard itself, to spawn tasks on it.
-pub(crate) type Mount<S> = Box<dyn FnOnce(&Rc<Shard<S>>) + Send>;
+pub(crate) type Install<S> = Box<dyn FnOnce(&Rc<Shard<S>>) + Send>;
 
 pub(crate) enum Message<S> {
     Job(Job<S>),
-    Mount(Mount<S>),
+    Install(Install<S>),
     /// The last message that is looked at.
     Stop,
 }
@@ -129,8 +129,11 @@ impl<S: 'static> ShardHandle<S> {
         !self.sender.is_empty()
     }
 
-    pub(crate) fn mount(&self, mount: impl FnOnce(&Rc<Shard<S>>) + Send + 'static) -> Result<(), Stopped> {
-        self.post(Message::Mount(Box::new(mount)))
+    pub(crate) fn install(
+        &self,
+        install: impl FnOnce(&Rc<Shard<S>>) + Send + 'static,
+    ) -> Result<(), Stopped> {
+        self.post(Message::Install(Box::new(install)))
     }
 
     pub(crate) fn stop(&self) -> Result<(), Stopped> {

@@ -1,9 +1,9 @@
 //! The shards of a process: starting them, reaching them, draining and stopping them.
 
 use std::{
-    io,
+    io, mem,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     thread::{self, JoinHandle},
@@ -21,7 +21,6 @@ use crate::{
     shard::placement::{Placement, allowed_cpus},
     shard::{self, Plan},
     tcp::driver::{TcpDriver, TcpDriverError},
-    tcp::listener::Acceptor,
 };
 
 /// Memory for file IO, which shards do not do; glommio's least.
@@ -99,7 +98,8 @@ pub struct Shards<S: 'static> {
     handles: Arc<[ShardHandle<S>]>,
     threads: Vec<JoinHandle<()>>,
     pulse: Option<Pulse>,
-    acceptors: Mutex<Vec<Arc<Acceptor>>>,
+    /// Stop what brings new connections.
+    stop_accepting: Mutex<Vec<Box<dyn FnOnce() + Send>>>,
     has_timer: AtomicBool,
 }
 
@@ -131,7 +131,7 @@ impl<S: 'static> Shards<S> {
             handles: Arc::clone(&handles),
             threads: Vec::new(),
             pulse: Some(pulse),
-            acceptors: Mutex::default(),
+            stop_accepting: Mutex::default(),
             has_timer: AtomicBool::new(false),
         };
         for (index, (mailbox, beat)) in mailboxes.into_iter().zip(beats).enumerate() {
@@ -181,7 +181,7 @@ impl<S: 'static> Shards<S> {
         }
         for shard in self.handles() {
             // A stopped shard has no ticks.
-            let _ = shard.mount(move |shard| shard.add_tick(period, tick));
+            let _ = shard.install(move |shard| shard.add_tick(period, tick));
         }
     }
 
@@ -199,7 +199,7 @@ impl<S: 'static> Shards<S> {
         assert_eq!(receivers.len(), self.len(), "a mailbox for each shard");
         for (shard, messages) in self.handles().iter().zip(receivers) {
             // A stopped shard receives nothing.
-            let _ = shard.mount(move |shard| shard.receive_messages(messages, receive));
+            let _ = shard.install(move |shard| shard.receive_messages(messages, receive));
         }
     }
 
@@ -217,7 +217,7 @@ impl<S: 'static> Shards<S> {
         assert!(!self.has_timer.swap(true, Relaxed), "a shard has one timer");
         for shard in self.handles() {
             // A stopped shard has no deadlines.
-            let _ = shard.mount(move |shard| shard.start_timer(poll_timeout, handle_timeout));
+            let _ = shard.install(move |shard| shard.start_timer(poll_timeout, handle_timeout));
         }
     }
 
@@ -236,7 +236,7 @@ impl<S: 'static> Shards<S> {
             .iter()
             .map(|shard| {
                 let (done, drained) = flume::bounded(1);
-                shard.mount(move |shard| shard.drain(done)).map(|()| drained)
+                shard.install(move |shard| shard.drain(done)).map(|()| drained)
             })
             .collect();
         for drained in drained.into_iter().flatten() {
@@ -258,17 +258,15 @@ impl<S: 'static> Shards<S> {
         report
     }
 
-    pub(crate) fn own_acceptor(&self, acceptor: Arc<Acceptor>) {
-        self.lock_acceptors().push(acceptor);
-    }
-
-    fn lock_acceptors(&self) -> MutexGuard<'_, Vec<Arc<Acceptor>>> {
-        self.acceptors.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Has `stop` run before the shards drain or stop.
+    pub(crate) fn before_drain(&self, stop: impl FnOnce() + Send + 'static) {
+        self.stop_accepting.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(stop));
     }
 
     fn stop_accepting(&self) {
-        for acceptor in self.lock_acceptors().drain(..) {
-            acceptor.stop();
+        let accepting = mem::take(&mut *self.stop_accepting.lock().unwrap_or_else(PoisonError::into_inner));
+        for stop in accepting {
+            stop();
         }
     }
 
@@ -314,7 +312,8 @@ fn executor_builder(config: &ShardsConfig, cpu: Option<usize>) -> LocalExecutorB
         .io_memory(IO_MEMORY)
         .ring_depth(RING_DEPTH)
         .preempt_timer(PREEMPT_TIMER)
-        .blocking_thread_pool_placement(PoolPlacement::Unbound(1));
+        // Shards make no calls that block, and glommio 0.9.0 panics where a thread for them is refused.
+        .blocking_thread_pool_placement(PoolPlacement::Custom(Vec::new()));
     match config.spin_before_park {
         Some(spin) => builder.spin_before_park(spin),
         None => builder,

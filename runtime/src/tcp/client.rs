@@ -19,10 +19,10 @@ use crate::{
     log_throttle::LogThrottle,
     shard::Shard,
     shard::mailbox::ShardHandle,
-    tcp::connection::{Counters, Limits, Service},
+    tcp::connection::{Limits, Service},
     tcp::driver,
     tcp::handlers::Handlers,
-    tcp::stats::{TcpStats, sum},
+    tcp::stats::{Counters, TcpStats, sum},
 };
 
 /// Between two log lines about the same trouble.
@@ -43,6 +43,11 @@ pub struct TcpClientConfig {
     pub output_bytes_max: usize,
     /// A link whose output does not move for this long is cut.
     pub stall_timeout: Duration,
+    /// A link that takes longer than this to send the rest of a frame is cut.
+    pub frame_timeout: Duration,
+    /// A link whose peer does not acknowledge what was sent for this long is cut, at least 1 ms
+    /// (`TCP_USER_TIMEOUT`).
+    pub unacknowledged_timeout: Duration,
     /// A link on which nothing moves for this long is cut.
     pub idle_timeout: Option<Duration>,
     /// The longest frame, header included.
@@ -50,7 +55,8 @@ pub struct TcpClientConfig {
 }
 
 impl TcpClientConfig {
-    /// The defaults: 3 s to connect, 100 ms to 5 s between tries, 1 MiB of output, 10 s to move it.
+    /// The defaults: 3 s to connect, 100 ms to 5 s between tries, 1 MiB of output, 10 s to move it, 30 s to
+    /// have it acknowledged, 30 s for a frame to be complete.
     #[must_use]
     pub fn new(servers: Vec<String>) -> Self {
         Self {
@@ -60,6 +66,8 @@ impl TcpClientConfig {
             stable_after: Duration::from_secs(10),
             output_bytes_max: 1 << 20,
             stall_timeout: Duration::from_secs(10),
+            frame_timeout: Duration::from_secs(30),
+            unacknowledged_timeout: Duration::from_secs(30),
             idle_timeout: None,
             frame_len_max: 8 + 65_527,
         }
@@ -71,6 +79,8 @@ impl TcpClientConfig {
             output_bytes_max: self.output_bytes_max,
             idle_timeout: self.idle_timeout,
             stall_timeout: self.stall_timeout,
+            frame_timeout: self.frame_timeout,
+            unacknowledged_timeout: self.unacknowledged_timeout,
         }
     }
 }
@@ -95,7 +105,7 @@ impl TcpClient {
         let service = Service::new(name, handlers, config.limits(), shard.index() + 1);
         let counters = Arc::clone(&service.counters);
         // On a stopped shard there is no link.
-        let _ = shard.mount(move |shard| {
+        let _ = shard.install(move |shard| {
             shard.watch(&service.limits);
             shard.spawn(run(Link { shard: Rc::clone(shard), service, config }));
         });

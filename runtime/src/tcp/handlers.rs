@@ -40,6 +40,8 @@ pub enum CloseReason {
     Idle,
     /// Output did not move for the stall timeout.
     Stalled,
+    /// The rest of a frame did not come within the frame timeout.
+    FrameTimeout,
     /// The shards drained.
     Drained,
     /// The shards stopped without waiting for it.
@@ -54,7 +56,12 @@ impl CloseReason {
 
     /// This side ended it because of how the peer behaved.
     pub(crate) fn is_giving_up(&self) -> bool {
-        self.is_malformed() || matches!(self, Self::Closed(_) | Self::Idle | Self::Stalled)
+        self.is_malformed() || self.is_timeout() || matches!(self, Self::Closed(_))
+    }
+
+    /// Nothing, or too little, came from the peer.
+    pub(crate) fn is_timeout(&self) -> bool {
+        matches!(self, Self::Idle | Self::Stalled | Self::FrameTimeout)
     }
 }
 
@@ -70,6 +77,7 @@ impl fmt::Display for CloseReason {
             Self::PoolExhausted => f.write_str("buffer pool exhausted"),
             Self::Idle => f.write_str("idle for too long"),
             Self::Stalled => f.write_str("output stalled for too long"),
+            Self::FrameTimeout => f.write_str("a frame took too long to come"),
             Self::Drained => f.write_str("shut down"),
             Self::Cut => f.write_str("cut off at shut down"),
         }

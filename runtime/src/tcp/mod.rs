@@ -8,6 +8,10 @@ pub(crate) mod driver;
 
 pub(crate) mod listener;
 
+pub(crate) mod acceptor;
+
+mod places;
+
 pub(crate) mod client;
 
 pub(crate) mod stats;

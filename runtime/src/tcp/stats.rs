@@ -1,50 +1,61 @@
-//! What servers and links count.
+//! What servers and clients count.
 
-use crate::tcp::connection::Counters;
+use std::{ops::Deref, sync::Arc};
 
-/// Counts of a TCP server since its start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct TcpStats {
-    /// Connections accepted within the limit.
-    pub accepted: u64,
-    /// Connections closed at once because of the limit.
-    pub refused: u64,
-    /// Times accepting paused because descriptors or memory had run out.
-    pub shortages: u64,
-    /// Connections there are now.
-    pub open: u64,
-    /// Connections whose `opened` hook ran.
-    pub opened: u64,
-    /// Connections that have ended.
-    pub closed: u64,
-    /// Frames served.
-    pub frames: u64,
-    /// Bytes received.
-    pub bytes_in: u64,
-    /// Bytes sent.
-    pub bytes_out: u64,
-    /// Times a frame was put off because its function was busy.
-    pub busy: u64,
-    /// Connections closed for what they sent.
-    pub malformed: u64,
-    /// Panics of frame functions and hooks.
-    pub panics: u64,
-    /// Connections closed because they were idle or stuck.
-    pub timed_out: u64,
+crate::counters! {
+    /// Counts of a TCP server or client since its start.
+    #[non_exhaustive]
+    pub struct TcpStats, atomic TcpCounters {
+        /// Connections accepted within the limits.
+        counter accepted: u64,
+        /// Connections closed at once because of a limit: on connections, on those of one address, on descriptors.
+        counter refused: u64,
+        /// Times that descriptors had run out when a connection was to be accepted.
+        counter shortages: u64,
+        /// Connections that could not be accepted for other reasons.
+        counter accept_errors: u64,
+        /// Connections of a server now.
+        gauge open: u64,
+        /// Connections whose `opened` hook ran.
+        counter opened: u64,
+        /// Connections that have ended.
+        counter closed: u64,
+        /// Frames served.
+        counter frames: u64,
+        /// Bytes received.
+        counter bytes_in: u64,
+        /// Bytes sent.
+        counter bytes_out: u64,
+        /// Times a frame was put off because its function was busy.
+        counter busy: u64,
+        /// Connections closed for what they sent.
+        counter malformed: u64,
+        /// Panics of frame functions and hooks.
+        counter panics: u64,
+        /// Connections closed because they were idle or stuck.
+        counter timed_out: u64,
+    }
+}
+
+/// Those of one shard. Aligned so that shards do not share cache lines.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(crate) struct Counters(TcpCounters);
+
+impl Counters {
+    pub(crate) fn per_shard(shards: usize) -> Arc<[Self]> {
+        (0..shards).map(|_| Self::default()).collect()
+    }
+}
+
+impl Deref for Counters {
+    type Target = TcpCounters;
+
+    fn deref(&self) -> &TcpCounters {
+        &self.0
+    }
 }
 
 pub(crate) fn sum(shards: &[Counters]) -> TcpStats {
-    shards.iter().fold(TcpStats::default(), |sum, shard| TcpStats {
-        opened: sum.opened + shard.opened.get(),
-        closed: sum.closed + shard.closed.get(),
-        frames: sum.frames + shard.frames.get(),
-        bytes_in: sum.bytes_in + shard.bytes_in.get(),
-        bytes_out: sum.bytes_out + shard.bytes_out.get(),
-        busy: sum.busy + shard.busy.get(),
-        malformed: sum.malformed + shard.malformed.get(),
-        panics: sum.panics + shard.panics.get(),
-        timed_out: sum.timed_out + shard.timed_out.get(),
-        ..sum
-    })
+    shards.iter().map(|shard| shard.load()).sum()
 }

@@ -144,7 +144,7 @@ impl UdpServer {
             let handle = (socket.sender.clone(), Arc::clone(&counters));
             let config = config.clone();
             // A stopped shard serves nothing.
-            let _ = shards.shard(index % shards.len()).mount(move |shard| {
+            let _ = shards.shard(index % shards.len()).install(move |shard| {
                 let serving = Serving::new(shard, socket, index, config, on_datagram, counters);
                 shard.spawn(serving.run());
             });

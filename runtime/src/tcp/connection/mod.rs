@@ -22,9 +22,9 @@ pub(crate) use self::{
     table::Table,
 };
 use crate::{
-    counters::Counter,
     pool::PoolBuf,
     tcp::handlers::{CloseReason, Handlers},
+    tcp::stats::Counters,
 };
 
 /// Bounds of a connection; units are in the names of the server's configuration.
@@ -34,6 +34,8 @@ pub(crate) struct Limits {
     pub(crate) output_bytes_max: usize,
     pub(crate) idle_timeout: Option<Duration>,
     pub(crate) stall_timeout: Duration,
+    pub(crate) frame_timeout: Duration,
+    pub(crate) unacknowledged_timeout: Duration,
 }
 
 /// What the connections of one server, or of one client link, have in common.
@@ -44,27 +46,6 @@ pub(crate) struct Service<S> {
     pub(crate) limits: Limits,
     /// One per shard.
     pub(crate) counters: Arc<[Counters]>,
-}
-
-/// Written by one shard, read by any thread. Aligned so that shards do not share cache lines.
-#[derive(Debug, Default)]
-#[repr(align(128))]
-pub(crate) struct Counters {
-    pub(crate) opened: Counter,
-    pub(crate) closed: Counter,
-    pub(crate) frames: Counter,
-    pub(crate) bytes_in: Counter,
-    pub(crate) bytes_out: Counter,
-    pub(crate) busy: Counter,
-    pub(crate) malformed: Counter,
-    pub(crate) panics: Counter,
-    pub(crate) timed_out: Counter,
-}
-
-impl Counters {
-    pub(crate) fn per_shard(shards: usize) -> Arc<[Self]> {
-        (0..shards).map(|_| Self::default()).collect()
-    }
 }
 
 /// Why frames that are there are not served now.
@@ -116,6 +97,8 @@ pub(crate) struct Connection {
     /// To be closed at once.
     cut: Option<CloseReason>,
     received_at: Instant,
+    /// Since when the frame at the front of the input has been incomplete.
+    incomplete_since: Option<Instant>,
     pub(crate) alarm: Alarm,
 }
 
@@ -132,6 +115,7 @@ impl Connection {
             closing: None,
             cut: None,
             received_at: now,
+            incomplete_since: None,
             alarm: Alarm::default(),
         }
     }
@@ -169,7 +153,12 @@ impl Connection {
         self.held.take()
     }
 
-    fn end_round(&mut self, rest: Option<PoolBuf>, round: Round) {
+    /// `progress` says whether a frame was served.
+    fn end_round(&mut self, rest: Option<PoolBuf>, round: Round, progress: bool, now: Instant) {
+        let since = self.incomplete_since.filter(|_| !progress);
+        // While it is not served, it is not the peer that is slow.
+        let incomplete = rest.is_some() && matches!(round, Round::Starved);
+        self.incomplete_since = incomplete.then(|| since.unwrap_or(now));
         match round {
             Round::Starved => {}
             Round::Paused(pause) => self.pause = Some(pause),
@@ -220,7 +209,7 @@ impl Connection {
         }
     }
 
-    /// Cuts it if it has been idle, or its output stuck, for too long.
+    /// Cuts it if it has been idle, or its output or a frame stuck, for too long.
     pub(crate) fn check_timeouts(&mut self, now: Instant) {
         if let Some(reason) = self.overdue(now) {
             self.cut(reason);
@@ -231,11 +220,15 @@ impl Connection {
     fn overdue(&self, now: Instant) -> Option<CloseReason> {
         let moved_at = self.output.moved_at();
         let passed = |since: Instant, timeout: Duration| now.saturating_duration_since(since) >= timeout;
-        if !self.output.is_empty() {
-            return passed(moved_at, self.limits.stall_timeout).then_some(CloseReason::Stalled);
+        if !self.output.is_empty() && passed(moved_at, self.limits.stall_timeout) {
+            return Some(CloseReason::Stalled);
+        }
+        if self.incomplete_since.is_some_and(|since| passed(since, self.limits.frame_timeout)) {
+            return Some(CloseReason::FrameTimeout);
         }
         // One that waits for a busy function is not idle.
-        let timeout = self.limits.idle_timeout.filter(|_| self.pause.is_none())?;
+        let may_be_idle = self.output.is_empty() && self.pause.is_none();
+        let timeout = self.limits.idle_timeout.filter(|_| may_be_idle)?;
         passed(moved_at.max(self.received_at), timeout).then_some(CloseReason::Idle)
     }
 

@@ -1,6 +1,6 @@
 //! What waits to be written to a connection: a bounded queue of chunks, taken from its front.
 
-use std::{collections::VecDeque, io::IoSlice, sync::Arc, time::Instant};
+use std::{collections::VecDeque, io::IoSlice, mem, sync::Arc, time::Instant};
 
 use crate::{
     pool::{Pool, PoolBuf},
@@ -216,6 +216,16 @@ impl Output {
     }
 }
 
+impl Drop for Output {
+    fn drop(&mut self) {
+        // Only at an abnormal end, when nobody is left to be told that the kernel is done: what it may read is never
+        // used for something else.
+        if self.lent > 0 {
+            mem::forget(mem::take(&mut self.chunks));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -225,6 +235,27 @@ mod tests {
     use super::*;
 
     const BYTES_MAX: usize = 100_000;
+
+    #[test]
+    fn what_the_kernel_may_read_is_not_released_even_if_nobody_settles_it() {
+        let (pool, now) = (Pool::new(1 << 20), Instant::now());
+        let in_use = |lend: bool, settle: bool| {
+            let mut output = Output::new(BYTES_MAX, now);
+            output.push(b"pooled", &pool, now).expect("room");
+            if lend {
+                output.lend(&mut [IoSlice::new(&[]); SLICES_MAX]);
+                output.clear();
+            }
+            if settle {
+                output.settle(3, now);
+            }
+            drop(output);
+            pool.stats().buffers_in_use
+        };
+        assert_eq!(in_use(false, false), 0);
+        assert_eq!(in_use(true, true), 0);
+        assert_eq!(in_use(true, false), 1);
+    }
 
     fn content(output: &Output) -> Vec<u8> {
         let mut slices = [IoSlice::new(&[]); SLICES_MAX];

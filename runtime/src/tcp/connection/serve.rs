@@ -1,11 +1,12 @@
 //! The frame loop: input to frames, frames to their functions.
 
-use super::{ConnId, Counters, Pause, Round, Service};
+use super::{ConnId, Pause, Round, Service};
 use crate::{
     pool::{Pool, PoolBuf, PoolExhausted},
     shard::context::ShardContext,
     shard::panics::contain,
     tcp::handlers::{CloseReason, Flow},
+    tcp::stats::Counters,
 };
 
 /// Serves the frames in what is held of `id`'s input and in `fresh`, which follows it. What cannot be served
@@ -25,16 +26,16 @@ pub(crate) fn serve<S>(
     net.serving = Some(id);
     let served = Input::join(held, fresh).and_then(|input| {
         let (len, round) = serve_frames(state, net, service, id, input.bytes());
-        Ok((input.rest(len, &pool)?, round))
+        Ok((input.rest(len, &pool)?, round, len > 0))
     });
     net.serving = None;
 
-    let (rest, round) = served.unwrap_or((None, Round::Close(CloseReason::PoolExhausted)));
+    let (rest, round, progress) = served.unwrap_or((None, Round::Close(CloseReason::PoolExhausted), false));
     if matches!(round, Round::Paused(Pause::Busy)) {
         net.busy.push(id);
     }
     if let Some(conn) = net.connection(id) {
-        conn.end_round(rest, round);
+        conn.end_round(rest, round, progress, now);
     }
 }
 
@@ -233,6 +234,8 @@ mod tests {
                 output_bytes_max,
                 idle_timeout: Some(Duration::from_secs(10)),
                 stall_timeout: Duration::from_secs(5),
+                frame_timeout: Duration::from_secs(7),
+                unacknowledged_timeout: Duration::from_secs(60),
             };
             let start = Instant::now();
             let mut net = ShardContext::new(Arc::from([]), 0, Pool::new(1 << 20), start);
@@ -374,6 +377,35 @@ mod tests {
         stuck.conn().check_timeouts(stalled);
         assert_eq!(stuck.step(), Step::Close(CloseReason::Stalled));
         assert_eq!(stuck.net.pool().stats().bytes_in_use, 0, "its buffers are released at once");
+    }
+
+    #[test]
+    fn a_frame_has_to_be_completed_in_time_however_much_is_answered() {
+        let mut bench = Bench::new(1000);
+        let at = |bench: &mut Bench, s, input: &[u8]| {
+            let now = bench.start + Duration::from_secs(s);
+            bench.net.set_now(now);
+            bench.serve(input);
+            bench.write(usize::MAX);
+            bench.conn().check_timeouts(now);
+            bench.step()
+        };
+        let frame = frame(ECHO, b"four");
+        assert_eq!(at(&mut bench, 1, &frame[..1]), Step::Read);
+        assert_eq!(at(&mut bench, 7, &frame[1..]), Step::Read, "complete after six seconds");
+        assert_eq!(at(&mut bench, 9, &[&frame[..], &frame[..1]].concat()), Step::Read);
+        assert_eq!(at(&mut bench, 15, &frame[1..2]), Step::Read);
+        assert_eq!(at(&mut bench, 16, &frame[2..3]), Step::Close(CloseReason::FrameTimeout));
+
+        let mut busy = Bench::new(1000);
+        busy.state.busy = VecDeque::from([true]);
+        at(&mut busy, 0, &[&frame[..], &frame[..1]].concat());
+        assert_eq!(at(&mut busy, 9, &[]), Step::Wait, "it is the function that takes long");
+        busy.conn().retry();
+        assert_eq!(busy.step(), Step::Serve);
+        assert_eq!(at(&mut busy, 9, &[]), Step::Read);
+        assert_eq!(at(&mut busy, 15, &[]), Step::Read);
+        assert_eq!(at(&mut busy, 16, &[]), Step::Close(CloseReason::FrameTimeout));
     }
 
     proptest! {

@@ -13,8 +13,9 @@ use socket2::{SockRef, TcpKeepalive};
 use crate::{
     shard::Shard,
     shard::context::ShardContext,
-    tcp::connection::{Alarm, ConnId, Connection, Counters, Service, Step, serve},
+    tcp::connection::{Alarm, ConnId, Connection, Limits, Service, Step, serve},
     tcp::handlers::CloseReason,
+    tcp::stats::Counters,
 };
 
 /// A peer that has been silent for so long is asked whether it is there …
@@ -22,6 +23,9 @@ const PROBE_AFTER: Duration = Duration::from_secs(60);
 /// … at this interval, and taken for gone after so many questions without an answer.
 const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 const PROBES: u32 = 6;
+
+/// The kernel counts in milliseconds, and takes zero for its own 15 minutes.
+const UNACKNOWLEDGED_TIMEOUT_MIN: Duration = Duration::from_millis(1);
 
 /// An open connection of a shard.
 pub(super) struct Life<S> {
@@ -47,7 +51,7 @@ impl<S: 'static> Life<S> {
         alarm: Alarm,
     ) -> io::Result<Self> {
         let (peer, local) = (socket.peer_addr()?, socket.local_addr()?);
-        prepare(socket)?;
+        prepare(socket, &service.limits)?;
         let mut conn = Connection::new(peer, local, service.limits, Instant::now());
         conn.alarm = alarm;
         let id = shard.net.borrow_mut().table().insert(conn);
@@ -106,7 +110,7 @@ impl<S: 'static> Life<S> {
         counters.closed.add(1);
         self.with(shard, |conn| conn.cut(reason.clone()));
         self.complain(shard, reason);
-        if matches!(reason, CloseReason::Idle | CloseReason::Stalled) {
+        if reason.is_timeout() {
             counters.timed_out.add(1);
         }
         if let Some(closed) = self.service.handlers.closed {
@@ -134,12 +138,15 @@ impl<S: 'static> Life<S> {
 }
 
 /// Sets what a connection needs of its socket.
-fn prepare(socket: &TcpStream) -> io::Result<()> {
+fn prepare(socket: &TcpStream, limits: &Limits) -> io::Result<()> {
     // Replies are coalesced here; delaying them in the kernel only adds latency.
     socket.set_nodelay(true)?;
     // A peer that lost its power says no goodbye. Where nothing is sent to it, nothing else would ever notice.
     let keepalive = TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_INTERVAL);
-    SockRef::from(socket).set_tcp_keepalive(&keepalive.with_retries(PROBES))
+    let options = SockRef::from(socket);
+    options.set_tcp_keepalive(&keepalive.with_retries(PROBES))?;
+    // While something is sent that nobody acknowledges, no probes are, and the kernel tries for about 15 minutes.
+    options.set_tcp_user_timeout(Some(limits.unacknowledged_timeout.max(UNACKNOWLEDGED_TIMEOUT_MIN)))
 }
 
 #[cfg(test)]
@@ -152,12 +159,21 @@ mod tests {
     fn a_peer_that_vanished_will_be_noticed() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let socket = TcpStream::connect(listener.local_addr().expect("bound")).expect("connect");
-        prepare(&socket).expect("prepared");
+        let limits = Limits {
+            frame_len_max: 1,
+            output_bytes_max: 1,
+            idle_timeout: None,
+            stall_timeout: Duration::MAX,
+            frame_timeout: Duration::MAX,
+            unacknowledged_timeout: Duration::from_secs(30),
+        };
+        prepare(&socket, &limits).expect("prepared");
         let options = SockRef::from(&socket);
         assert!(options.keepalive().expect("an option"));
         assert_eq!(options.tcp_keepalive_time().expect("an option"), PROBE_AFTER);
         assert_eq!(options.tcp_keepalive_interval().expect("an option"), PROBE_INTERVAL);
         assert_eq!(options.tcp_keepalive_retries().expect("an option"), PROBES);
+        assert_eq!(options.tcp_user_timeout().expect("an option"), Some(Duration::from_secs(30)));
         assert!(socket.nodelay().expect("an option"));
     }
 }

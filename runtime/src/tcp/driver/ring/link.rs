@@ -200,14 +200,16 @@ impl<S: 'static> Link<S> {
     /// The send has ended.
     pub(super) fn sent(&mut self, shard: &Shard<S>, completion: &Completion) {
         self.sending = false;
-        if let Some(closed) = &mut self.closed {
-            closed.output = None;
-            return;
-        }
         let outcome = completion.outcome();
         let sent = outcome.unwrap_or(0);
         self.life.counters(shard).bytes_out.add(sent as u64);
         let now = shard.net.borrow().now();
+        if let Some(closed) = &mut self.closed {
+            if let Some(mut output) = closed.output.take() {
+                output.settle(sent, now);
+            }
+            return;
+        }
         self.life.with(shard, |conn| conn.output.settle(sent, now));
         match outcome {
             Ok(_) => self.life.tell_writable(shard),

@@ -97,12 +97,10 @@ impl Uring {
             .build(SUBMISSIONS)?;
         let buffers = Buffers::new(pool)?;
         let (ring, entries) = buffers.ring();
-        let mut submitter = uring.submitter();
+        let submitter = uring.submitter();
         // SAFETY: the memory is page-aligned, large enough, and outlives the ring.
         unsafe { submitter.register_buf_ring_with_flags(ring, entries, GROUP, 0)? };
         submitter.register_eventfd(eventfd)?;
-        // Only saves the kernel a look-up.
-        let _ = submitter.register_ring_fd();
         Ok(Self {
             uring: ManuallyDrop::new(uring),
             backlog: VecDeque::new(),
