@@ -35,6 +35,8 @@ mod select;
 #[cfg(test)]
 mod model;
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod tests;
 
 pub use batch::{Batch, Outcome};
