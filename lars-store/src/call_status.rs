@@ -8,12 +8,45 @@ use crate::StoreError;
 
 /// The table `ServerCallStatus`: one row per caller and host of a module, for people to look at.
 pub trait CallStatusStore {
-    /// Writes all rows or none. A row never goes back to an older `ts`; of equal ones the later write wins,
-    /// within `rows` as well as between calls.
+    /// Writes all rows or none. A row never goes back to an older `ts`, unless the one in the table is more than
+    /// [`TS_AHEAD_MAX`] in the future by the database's own clock, which all writers share: no agent's clock may
+    /// keep a row from changing for ever. Of equal ones the later write wins, within `rows` as well as between
+    /// calls.
     fn upsert(&mut self, rows: &[CallStatus]) -> Result<(), StoreError>;
+
+    /// Whether rows can be written: by this account, to a database that takes writes. Writes none.
+    fn check_upsert(&mut self) -> Result<(), StoreError>;
+
+    /// One step of deleting the rows whose `ts` is older than `oldest_ts`. It reads the next [`EXPIRY_STEP_ROWS`]
+    /// after `cursor` in the order of the key, for an existing table has no index by age, and deletes the old ones
+    /// among them, so that no lock is held for long. With several writers, one at a time has the turn, from its
+    /// first step to its last.
+    fn expire_step(&mut self, cursor: ExpiryCursor, oldest_ts: u64) -> Result<ExpiryStep, StoreError>;
 
     /// The rows of one module, or all, ordered by key. Rows that name no host are left out.
     fn call_status(&mut self, module: Option<ModuleId>) -> Result<Vec<CallStatus>, StoreError>;
+}
+
+/// How far the `ts` of a row may be ahead, in seconds, before any other is better.
+pub const TS_AHEAD_MAX: u64 = 60;
+
+/// The rows that one step of [`CallStatusStore::expire_step`] looks at.
+pub(crate) const EXPIRY_STEP_ROWS: usize = 1_000;
+
+/// How far the old rows were looked for: the key columns of the last row seen, as they are in the table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ExpiryCursor(pub(crate) Option<KeyColumns>);
+
+/// `modid`, `cmdid`, `ip`, `port` and `caller`, whether or not they name a module and a host.
+pub(crate) type KeyColumns = [i64; 5];
+
+/// What a step did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExpiryStep {
+    /// Rows deleted.
+    pub deleted: u64,
+    /// Where the next step goes on; `None` if this was the last one, or if another writer has the turn.
+    pub next: Option<ExpiryCursor>,
 }
 
 /// Whose calls to which host.

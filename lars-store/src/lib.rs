@@ -6,7 +6,8 @@
 //!
 //! * [`StoreUrl`]: which database, as text.
 //! * [`RouteStore`]: who serves which module, how that changes, and the version that tells.
-//! * [`CallStatusStore`]: how calls went, as the agents reported it.
+//! * [`CallStatusStore`]: how calls went, as the agents reported it, until that is too old.
+//! * [`StoreError`], [`OutageLog`]: why something failed, what to do then, and what to say.
 //! * [`open`]: connects; [`OpenMode`] says whether what is missing is created.
 //!
 //! What an edit of routes means is decided once, in `edit`, for both backends; they only run the statements.
@@ -17,13 +18,15 @@ mod call_status;
 mod edit;
 mod error;
 mod mysql;
+mod outage_log;
 mod route;
 mod row;
 mod sqlite;
 mod url;
 
-pub use call_status::{CallStatus, CallStatusKey, CallStatusStore};
+pub use call_status::{CallStatus, CallStatusKey, CallStatusStore, ExpiryCursor, ExpiryStep, TS_AHEAD_MAX};
 pub use error::StoreError;
+pub use outage_log::{OutageLog, REMINDER_INTERVAL};
 pub use route::{EditOutcome, HOSTS_PER_MODULE_MAX, LoadReport, RouteChange, RouteEdit, RouteStore};
 pub use url::{MysqlUrl, StoreUrl, StoreUrlError};
 

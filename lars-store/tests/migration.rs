@@ -4,7 +4,7 @@ use std::{fs::Permissions, os::unix::fs::PermissionsExt, sync::Barrier, thread};
 
 use lars_proto::ModuleId;
 use lars_store::{
-    CallStatus, LoadReport, OpenMode,
+    CallStatus, ExpiryCursor, ExpiryStep, LoadReport, OpenMode,
     RouteEdit::{Add, RemoveModule},
     StoreError, StoreUrl,
 };
@@ -335,4 +335,35 @@ fn what_is_configured_wrong_is_fatal() {
     fatal(|url| url.password = Some("wrong".into()));
     fatal(|url| url.user = "stranger".into());
     fatal(|url| url.database = "nowhere".into());
+}
+
+#[test]
+fn one_writer_at_a_time_deletes_old_rows() {
+    let (server, url) = database("turns");
+    let mut first = lars_store::open(&url, OpenMode::Create).expect("the store opens");
+    let mut second = lars_store::open(&url, OpenMode::Create).expect("the store opens");
+    server.execute(
+        "turns",
+        "INSERT INTO ServerCallStatus SELECT seq, 1, 1, 1, 1, 0, 0, 0, '1' FROM seq_1_to_1500",
+    );
+    let start = ExpiryCursor::default();
+    let step = first.expire_step(start, 1).expect("a step");
+    assert_eq!(step.deleted, 1_000);
+    assert_eq!(second.expire_step(start, 1), Ok(ExpiryStep { deleted: 0, next: None }), "not its turn");
+    let next = step.next.expect("another step");
+    assert_eq!(first.expire_step(next, 1), Ok(ExpiryStep { deleted: 500, next: None }));
+    server.execute("turns", "INSERT INTO ServerCallStatus VALUES (1, 1, 1, 1, 1, 0, 0, 0, '1')");
+    assert_eq!(second.expire_step(start, 1), Ok(ExpiryStep { deleted: 1, next: None }), "the turn is over");
+}
+
+#[test]
+fn what_an_upsert_needs_is_checked_ahead() {
+    let (server, url) = database("checked");
+    server.execute("checked", CPP_SCHEMA);
+    let reader = with_rights(server, &url, "check_reader", "SELECT");
+    let mut store = lars_store::open(&reader, OpenMode::Create).expect("the tables are there");
+    assert!(store.check_upsert().expect_err("no right").is_fatal());
+    let writer = with_rights(server, &url, "check_writer", "SELECT, INSERT, UPDATE");
+    let mut store = lars_store::open(&writer, OpenMode::Create).expect("the tables are there");
+    assert_eq!(store.check_upsert(), Ok(()));
 }

@@ -149,3 +149,38 @@ fn a_silent_server_is_not_waited_for() {
     proxy.set(Fault::Pass);
     assert_eq!(when_back(|| store.edit(&[Remove(MODULE, host())])).removed, 1);
 }
+
+#[test]
+fn a_connection_is_not_used_again_after_an_error_that_nobody_knows() {
+    const UNKNOWN: u16 = 1005;
+    let server = MariaDb::shared();
+    let url = server.url("unknown").parse().expect("a URL");
+    let mut store = lars_store::open(&url, OpenMode::Create).expect("the store opens");
+    let connection = || {
+        let ids =
+            "SELECT ID FROM information_schema.PROCESSLIST WHERE DB = 'unknown' AND ID <> CONNECTION_ID()";
+        server.query("", ids).trim().to_owned()
+    };
+    store.edit(&[Add(MODULE, host())]).expect("an edit");
+    let first = connection();
+    server.execute(
+        "unknown",
+        &format!(
+            "CREATE TRIGGER refusal BEFORE INSERT ON RouteData FOR EACH ROW
+             SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = {UNKNOWN}, MESSAGE_TEXT = 'whatever it is'"
+        ),
+    );
+    let other = "10.0.0.2:80".parse().expect("a host");
+    let error = store.edit(&[Add(MODULE, other)]).expect_err("a refusal");
+    assert!(matches!(&error, StoreError::Refused { problem, .. } if problem.contains("whatever")), "{error}");
+    assert_eq!(store.hosts(MODULE), Ok(vec![host()]));
+    eventually("another connection is used", || ![String::new(), first.clone()].contains(&connection()));
+
+    server.execute("unknown", "DROP TRIGGER refusal");
+    server.execute("unknown", "ALTER TABLE RouteData ADD CONSTRAINT refusal CHECK (serverip <> 0x0a000002)");
+    let second = connection();
+    let refused = store.edit(&[Add(MODULE, other)]).expect_err("a refusal");
+    assert!(matches!(refused, StoreError::RowRefused { .. }), "{refused}");
+    store.version().expect("a version");
+    assert_eq!(connection(), second, "that says nothing about the connection");
+}

@@ -1,6 +1,7 @@
 //! The embedded backend: one SQLite file, which many processes may have open at once.
 
 mod call_status;
+mod file;
 mod routes;
 
 use std::{
@@ -8,13 +9,14 @@ use std::{
     fs::File,
     io,
     os::unix::ffi::OsStrExt,
-    path::{Path, PathBuf},
+    path::Path,
     time::{Duration, Instant},
 };
 
 use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 
+use self::file::{OpenFile, side_file};
 use crate::{OpenMode, Store, StoreError, StoreUrl, error::Failure};
 
 /// How long a call waits for another process to finish its transaction.
@@ -26,6 +28,9 @@ const WAL_RETRY_PAUSE: Duration = Duration::from_millis(10);
 /// A connection to an SQLite file.
 pub(crate) struct SqliteStore {
     connection: Connection,
+    /// What `connection` has open.
+    file: OpenFile,
+    mode: OpenMode,
     /// The URL, for errors.
     name: String,
 }
@@ -45,19 +50,64 @@ impl SqliteStore {
             OpenMode::ReadOnly => open_read_only(path),
         };
         match connection {
-            Ok(connection) => Ok(Self { connection, name }),
+            Ok(connection) => Ok(Self { connection, file: OpenFile::at(path), mode, name }),
             Err(error) => Err(open_error(name, path, &error)),
         }
     }
 
+    /// Opens the file anew if its path leads to another one: somebody put a backup in place.
+    fn follow(&mut self, mode: OpenMode) -> Result<(), StoreError> {
+        if !self.file.is_replaced() {
+            return Ok(());
+        }
+        let path = self.file.path().to_owned();
+        if let Some(problem) = missing(&path, mode) {
+            return Err(StoreError::Missing { store: self.name.clone(), problem });
+        }
+        // What the log holds belongs to the old file. If somebody else has that open and busy, he does it.
+        let _ = self.connection.query_row("PRAGMA wal_checkpoint", [], |_| Ok(()));
+        let removed = self.file.remove_old_log();
+        removed.map_err(|error| StoreError::Away {
+            store: self.name.clone(),
+            problem: format!("the log of the file that was here before cannot be removed: {error}"),
+        })?;
+        *self = Self { mode: self.mode, ..Self::open(&path, mode)? };
+        tracing::warn!(store = %self.name, "the file was replaced; from here on it is the new one");
+        Ok(())
+    }
+
+    /// How reads and changes to routes open a file that was replaced. One that is gone is not made anew by them:
+    /// nothing would be in it.
+    fn mode_to_follow(&self) -> OpenMode {
+        if self.mode == OpenMode::Create { OpenMode::Existing } else { self.mode }
+    }
+
     /// Reads with plain statements.
     fn read<T>(&mut self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
+        self.follow(self.mode_to_follow())?;
         work(&self.connection).map_err(|error| classified(&self.name, &error))
     }
 
     /// Writes in one transaction. It takes the write lock at once: one that reads first and wants to write
     /// later would fail, instead of wait, if another process wrote in between.
     fn write<T>(
+        &mut self,
+        work: impl FnOnce(&Transaction<'_>) -> Result<T, Failure<rusqlite::Error>>,
+    ) -> Result<T, StoreError> {
+        self.follow(self.mode_to_follow())?;
+        self.write_here(work)
+    }
+
+    /// As [`Self::write`]; a file that is gone is made anew, if this may create one.
+    fn write_or_create<T>(
+        &mut self,
+        work: impl FnOnce(&Transaction<'_>) -> Result<T, Failure<rusqlite::Error>>,
+    ) -> Result<T, StoreError> {
+        self.follow(self.mode)?;
+        self.write_here(work)
+    }
+
+    fn write_here<T>(
         &mut self,
         work: impl FnOnce(&Transaction<'_>) -> Result<T, Failure<rusqlite::Error>>,
     ) -> Result<T, StoreError> {
@@ -125,13 +175,6 @@ fn immutable_uri(path: &Path) -> OsString {
     const RESERVED: &AsciiSet = &CONTROLS.add(b'%').add(b'?').add(b'#');
     let path = percent_encode(path.as_os_str().as_bytes(), RESERVED);
     format!("file:{path}?immutable=1").into()
-}
-
-/// The file beside the database whose name has this end.
-fn side_file(path: &Path, end: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(end);
-    name.into()
 }
 
 fn create(path: &Path) -> rusqlite::Result<Connection> {

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use lars_proto::{HostAddr, ModuleId};
-use lars_store::{CallStatus, CallStatusKey, StoreError};
+use lars_store::{CallStatus, CallStatusKey, ExpiryCursor, StoreError};
 
 use crate::{Database, routes::host};
 
@@ -110,4 +110,55 @@ pub(crate) fn a_failing_row_leaves_no_trace_of_its_batch(database: &Database) {
     assert_eq!(store.call_status(None), Ok(vec![row(1, 10, 1)]));
     store.upsert(&rows[..699]).expect("the connection is as good as before");
     assert_eq!(store.call_status(None).map(|rows| rows.len()), Ok(699));
+}
+
+fn unix_now() -> u64 {
+    std::time::UNIX_EPOCH.elapsed().expect("a clock after 1970").as_secs()
+}
+
+pub(crate) fn a_time_stamp_from_the_far_future_is_healed(database: &Database) {
+    let mut store = database.open();
+    let now = unix_now();
+    // Nobody waits for so long here that the second is past before it is looked at.
+    store.upsert(&[row(1, now + 100_000, 1), row(2, now + 30, 1)]).expect("an upsert");
+    store.upsert(&[row(1, now, 2), row(2, now, 2)]).expect("an upsert");
+    assert_eq!(store.call_status(None), Ok(vec![row(1, now, 2), row(2, now + 30, 1)]));
+    store.upsert(&[row(1, now - 1, 3)]).expect("an upsert");
+    assert_eq!(store.call_status(None), Ok(vec![row(1, now, 2), row(2, now + 30, 1)]));
+}
+
+pub(crate) fn checking_writes_nothing(database: &Database) {
+    let mut store = database.open();
+    store.upsert(&[row(1, 10, 1)]).expect("an upsert");
+    assert_eq!(store.check_upsert(), Ok(()));
+    assert_eq!(store.call_status(None), Ok(vec![row(1, 10, 1)]));
+}
+
+pub(crate) fn old_rows_leave_in_steps(database: &Database) {
+    let mut store = database.open();
+    let of_module = |modid, n: u32| {
+        let mut row = row(n, if n.is_multiple_of(3) { 99 } else { 100 }, n);
+        row.key.module = ModuleId::new(modid, -1);
+        row
+    };
+    let rows: Vec<_> = (1..=5).flat_map(|modid| (0..500).map(move |n| of_module(modid, n))).collect();
+    store.upsert(&rows).expect("an upsert");
+    // It names no host, and is old all the same.
+    database.execute(
+        "INSERT INTO ServerCallStatus (modid, cmdid, ip, port, caller, succ_cnt, err_cnt, ts, overload)
+         VALUES (3, 0, 1, 70000, 1, 0, 0, 1, '1')",
+    );
+    let (mut cursor, mut deleted) = (ExpiryCursor::default(), Vec::new());
+    loop {
+        let step = store.expire_step(cursor, 100).expect("a step");
+        deleted.push(step.deleted);
+        match step.next {
+            Some(next) => cursor = next,
+            None => break,
+        }
+    }
+    let young: Vec<_> = rows.into_iter().filter(|row| row.ts >= 100).collect();
+    assert_eq!(store.call_status(None), Ok(young));
+    assert_eq!(deleted.iter().sum::<u64>(), 5 * 167 + 1);
+    assert!(deleted.len() > 2 && deleted.iter().all(|&rows| rows <= 1_000), "{deleted:?}");
 }
