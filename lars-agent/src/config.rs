@@ -152,8 +152,8 @@ pub struct BalanceSection {
     pub window_err_rate: f64,
     pub idle_timeout_ms: u64,
     pub overload_timeout_ms: u64,
-    pub max_ejected_percent: u8,
-    pub panic_percent: u8,
+    pub max_ejected_percent: u32,
+    pub panic_percent: u32,
     /// How long an answer of lars-dns counts as current.
     pub update_timeout_ms: u64,
 }
@@ -356,7 +356,7 @@ mod tests {
             ("balance.window_err_rate", &["0.0", "1.1"]),
             ("balance.idle_timeout_ms", &["0"]),
             ("balance.overload_timeout_ms", &["0", "9000000000000"]),
-            ("balance.max_ejected_percent", &["101"]),
+            ("balance.max_ejected_percent", &["101", "300"]),
             ("balance.panic_percent", &["101"]),
             ("balance.update_timeout_ms", &["0"]),
         ] {

@@ -7,9 +7,9 @@ use super::Census;
 pub struct Limits {
     /// The greatest share of a module's hosts that may be overloaded at once, 0..=100. See
     /// [`Limits::ejected_max`].
-    pub max_ejected_percent: u8,
+    pub max_ejected_percent: u32,
     /// When less than this share of a module's hosts is idle, all are picked in turn, 0..=100; 0: never.
-    pub panic_percent: u8,
+    pub panic_percent: u32,
 }
 
 impl Default for Limits {
@@ -25,7 +25,7 @@ impl Limits {
     pub fn ejected_max(self, hosts: usize) -> usize {
         match self.max_ejected_percent {
             0 => 0,
-            percent @ 1..100 => (hosts * usize::from(percent) / 100).max(1).min(hosts.saturating_sub(1)),
+            percent @ 1..100 => (hosts * percent as usize / 100).max(1).min(hosts.saturating_sub(1)),
             100.. => hosts,
         }
     }
@@ -37,7 +37,7 @@ impl Limits {
 
     /// Whether so few hosts are idle that all must be picked.
     pub(super) fn demand_panic(self, census: Census) -> bool {
-        census.idle * 100 < census.hosts() * usize::from(self.panic_percent)
+        census.idle * 100 < census.hosts() * self.panic_percent as usize
     }
 }
 

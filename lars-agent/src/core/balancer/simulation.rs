@@ -42,7 +42,7 @@ fn any_params(rng: &mut Rng) -> BalancerParams {
         overload_timeout: Duration::from_millis(rng.u64(1..20_000)),
         ..Health::default()
     };
-    let limits = Limits { max_ejected_percent: rng.u8(0..=100), panic_percent: rng.u8(0..=100) };
+    let limits = Limits { max_ejected_percent: rng.u32(0..=100), panic_percent: rng.u32(0..=100) };
     BalancerParams { probe_num: rng.u32(1..12), health, limits }
 }
 

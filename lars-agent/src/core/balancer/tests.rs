@@ -580,7 +580,7 @@ mod reasons {
 mod cap {
     use super::*;
 
-    fn capped(percent: u8, count: u8) -> Bench {
+    fn capped(percent: u32, count: u8) -> Bench {
         Bench::with_limits(Limits { max_ejected_percent: percent, ..Limits::default() }, count)
     }
 
@@ -649,7 +649,7 @@ mod cap {
 mod panic {
     use super::*;
 
-    fn panics_below(percent: u8, count: u8) -> Bench {
+    fn panics_below(percent: u32, count: u8) -> Bench {
         Bench::with_limits(Limits { panic_percent: percent, ..Limits::default() }, count)
     }
 
@@ -827,7 +827,7 @@ fn health() -> impl Strategy<Value = Health> {
 }
 
 fn limits() -> impl Strategy<Value = Limits> {
-    let percents = (0u8..=100, 0u8..=100);
+    let percents = (0u32..=100, 0u32..=100);
     prop_oneof![
         Just(Limits::default()),
         percents
