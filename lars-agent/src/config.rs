@@ -12,6 +12,7 @@ use lars_service::ConfigError;
 use serde::{Deserialize, Serialize};
 
 use crate::core::{
+    agent::CoreConfig,
     balancer::{BalancerParams, Health, Limits},
     table::TableConfig,
 };
@@ -32,14 +33,12 @@ pub struct AgentConfig {
     pub api: ApiConfig,
     /// Addresses of lars-dns, `host:port`, in the order in which they are tried.
     pub dns_servers: Vec<String>,
-    /// A connection whose server owes an answer for so long is given up.
-    pub dns_answer_timeout: Duration,
     /// Addresses of lars-reporter, likewise.
     pub reporter_servers: Vec<String>,
     /// What moves the bytes of the connections to both.
     pub tcp_driver: TcpDriver,
-    /// What each shard's table is built with; `modules_max` is one shard's part.
-    pub table: TableConfig,
+    /// What each shard's core is built with; `modules_max` is one shard's part.
+    pub core: CoreConfig,
 }
 
 /// Where clients find the agent.
@@ -92,6 +91,8 @@ pub struct ApiSection {
     pub modules_max: usize,
     /// Microseconds that a shard polls its socket after a datagram before it sleeps; 0: none.
     pub spin_us: u64,
+    /// Whole routes are told to other machines, too.
+    pub routes_to_anyone: bool,
 }
 
 impl Default for ApiSection {
@@ -102,6 +103,7 @@ impl Default for ApiSection {
             shards: 3,
             modules_max: 1_000_000,
             spin_us: 0,
+            routes_to_anyone: false,
         }
     }
 }
@@ -112,7 +114,7 @@ impl Default for ApiSection {
 pub struct DnsSection {
     /// `host:port`, in the order in which they are tried.
     pub servers: Vec<String>,
-    /// A connection whose server owes an answer for so long is given up.
+    /// A connection whose server owes answers and sends none for so long is given up.
     pub answer_timeout_ms: u64,
 }
 
@@ -197,10 +199,13 @@ impl RawConfig {
             caller_ip: caller_ip(&self.caller_ip)?,
             api,
             dns_servers: servers("dns.servers", &self.dns.servers)?,
-            dns_answer_timeout: millis("dns.answer_timeout_ms", self.dns.answer_timeout_ms)?,
             reporter_servers: servers("reporter.servers", &self.reporter.servers)?,
             tcp_driver: self.tcp_driver,
-            table,
+            core: CoreConfig {
+                table,
+                answer_timeout: millis("dns.answer_timeout_ms", self.dns.answer_timeout_ms)?,
+                routes_to_anyone: self.api.routes_to_anyone,
+            },
         })
     }
 }
@@ -327,10 +332,11 @@ mod tests {
         let config = AgentConfig::default();
         assert_eq!((config.api.base_port, config.api.shards), (8_888, 3));
         assert_eq!(config.api.listen_ip, Ipv4Addr::LOCALHOST);
-        assert_eq!(config.table.update_timeout, Duration::from_secs(15));
-        assert_eq!(config.table.report_interval, Duration::from_secs(1));
-        assert_eq!(config.table.modules_max, 333_334);
-        assert_eq!(*config.table.balancer, BalancerParams::default());
+        let table = &config.core.table;
+        assert_eq!(table.update_timeout, Duration::from_secs(15));
+        assert_eq!(table.report_interval, Duration::from_secs(1));
+        assert_eq!(table.modules_max, 333_334);
+        assert_eq!(*table.balancer, BalancerParams::default());
     }
 
     #[test]

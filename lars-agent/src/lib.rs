@@ -16,9 +16,11 @@ mod config;
 pub mod core;
 mod daemon;
 mod shell;
+mod stats;
 
 pub use self::{
     config::{AgentConfig, ApiConfig, ApiSection, BalanceSection, DnsSection, RawConfig, ReporterSection},
     daemon::AgentDaemon,
-    shell::{Agent, AgentStats, StartError, run},
+    shell::{Agent, StartError, run},
+    stats::{AgentStats, ApiStats, DnsStats, ReporterStats, TableStats},
 };

@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::net::{Ipv4Addr, SocketAddr};
+
 use lars_agent::{Agent, StartError};
 use lars_proto::{
     ModuleId,
@@ -57,9 +59,9 @@ fn any_socket_answers_for_any_module() {
         }
     }
     let stats = stage.agent.stats();
-    assert_eq!((stats.misrouted, stats.misrouted_dropped), (12, 0));
-    assert_eq!(stats.lookups_ok, 18);
-    assert_eq!(stats.modules, 6, "a module lives on one shard");
+    assert_eq!((stats.api.misrouted, stats.api.misrouted_dropped), (12, 0));
+    assert_eq!(stats.table.lookups_ok, 18);
+    assert_eq!(stats.table.modules, 6, "a module lives on one shard");
     stage.agent.stop();
 }
 
@@ -88,11 +90,14 @@ fn garbage_costs_nothing() {
     // The first reply is the one to the first good datagram.
     assert_eq!(client.get_host(ONE).host, Some(host(7777).to_wire()));
     let after = stage.agent.stats();
-    assert_eq!(after.malformed_frames, before.malformed_frames + 6);
-    assert_eq!(after.malformed_bodies, before.malformed_bodies + 1);
-    assert_eq!(after.unexpected_messages, before.unexpected_messages + 2);
-    assert_eq!(after.invalid_hosts, before.invalid_hosts + 1);
-    assert_eq!((after.lookups_ok, after.modules), (before.lookups_ok + 1, before.modules));
+    assert_eq!(after.api.malformed_frames, before.api.malformed_frames + 6);
+    assert_eq!(after.api.malformed_bodies, before.api.malformed_bodies + 1);
+    assert_eq!(after.api.unexpected_messages, before.api.unexpected_messages + 2);
+    assert_eq!(after.api.invalid_hosts, before.api.invalid_hosts + 1);
+    assert_eq!(
+        (after.table.lookups_ok, after.table.modules),
+        (before.table.lookups_ok + 1, before.table.modules)
+    );
     stage.agent.stop();
 }
 
@@ -126,20 +131,20 @@ fn an_unhealthy_host_is_ejected_probed_and_taken_back() {
     stage.serve(ONE, [1, 2]);
     let client = stage.client();
     client.report_all(&stage.agent, ONE, 2, -1, 14);
-    assert_eq!(stage.agent.stats().hosts_overloaded, 0);
+    assert_eq!(stage.agent.stats().table.hosts_overloaded, 0);
     client.report_all(&stage.agent, ONE, 2, -1, 1);
-    assert_eq!((stage.agent.stats().hosts_overloaded, stage.agent.stats().ejections), (1, 1));
+    assert_eq!((stage.agent.stats().table.hosts_overloaded, stage.agent.stats().table.ejections), (1, 1));
 
     let picks: Vec<u16> = (0..110).map(|_| client.pick(ONE).expect("a host")).collect();
     for (n, picks) in picks.chunks(11).enumerate() {
         assert_eq!(picks.iter().filter(|&&port| port == 2).count(), 1, "probes in round {n}");
     }
-    assert_eq!(stage.agent.stats().probes, 10);
+    assert_eq!(stage.agent.stats().table.probes, 10);
 
     client.report_all(&stage.agent, ONE, 2, 0, 5);
-    assert_eq!(stage.agent.stats().hosts_overloaded, 1);
+    assert_eq!(stage.agent.stats().table.hosts_overloaded, 1);
     client.report_all(&stage.agent, ONE, 2, 0, 1);
-    assert_eq!((stage.agent.stats().hosts_overloaded, stage.agent.stats().recoveries), (0, 1));
+    assert_eq!((stage.agent.stats().table.hosts_overloaded, stage.agent.stats().table.recoveries), (0, 1));
     assert_ne!(client.pick(ONE), client.pick(ONE), "both hosts take turns again");
     stage.agent.stop();
 }
@@ -155,7 +160,7 @@ fn a_module_of_unhealthy_hosts_is_refused_and_recovers_by_time() {
         client.get_host(ONE).retcode == overload
     });
     // Nobody reports and nobody looks it up: the sweep takes it back.
-    eventually("the host comes back", || stage.agent.stats().hosts_idle == 1);
+    eventually("the host comes back", || stage.agent.stats().table.hosts_idle == 1);
     assert_eq!(client.pick(ONE), Some(1));
     stage.agent.stop();
 }
@@ -168,6 +173,46 @@ fn a_large_route_fits_a_datagram() {
     route.sort_unstable();
     assert_eq!(route, support::hosts(1..=4_096));
     stage.agent.stop();
+}
+
+#[test]
+fn lookups_of_modules_that_nobody_serves_do_not_lock_out_others() {
+    let stage = Stage::with(|raw| raw.api.modules_max = 30);
+    let client = stage.client();
+    (0..300).for_each(|n| assert_eq!(client.pick(ModuleId::new(n, 99)), None));
+    stage.dns.set_route(ONE, &support::hosts([7]));
+    eventually("a module that was not known yet is served", || client.pick(ONE) == Some(7));
+    stage.agent.stop();
+}
+
+#[test]
+fn routes_are_told_to_this_machine_only_unless_they_are_for_anyone() {
+    let Some(outside) = support::machine_address() else {
+        eprintln!("this machine has the loopback address only: there is nobody else to ask");
+        return;
+    };
+    for routes_to_anyone in [false, true] {
+        let stage = Stage::with(|raw| {
+            raw.api.listen_ip = "0.0.0.0".to_owned();
+            raw.api.routes_to_anyone = routes_to_anyone;
+        });
+        let loopback: Vec<SocketAddr> = (stage.agent.local_addrs().iter())
+            .map(|addr| SocketAddr::from((Ipv4Addr::LOCALHOST, addr.port())))
+            .collect();
+        stage.dns.set_route(ONE, &support::hosts([7]));
+        let near = Client::new(loopback.clone());
+        eventually("a program on this machine is told", || near.get_route(ONE) == support::hosts([7]));
+        let far_addrs = loopback.iter().map(|addr| SocketAddr::from((outside, addr.port()))).collect();
+        let far = Client::at(SocketAddr::from((outside, 0)), far_addrs);
+        assert_eq!(far.pick(ONE), Some(7), "lookups of a host are answered to anybody");
+        if routes_to_anyone {
+            assert_eq!(far.get_route(ONE), support::hosts([7]));
+        } else {
+            far.ask_route(ONE);
+            eventually("the lookup is refused", || stage.agent.stats().api.routes_refused == 1);
+        }
+        stage.agent.stop();
+    }
 }
 
 #[test]

@@ -36,7 +36,7 @@ fn an_unknown_module_is_asked_for_once_and_an_empty_one_not_again() {
     for module in MODULES {
         assert_eq!(client.get_host(module).retcode, RetCode::Noexist as i32);
     }
-    eventually("all modules are answered", || stage.agent.stats().dns_routes == 4);
+    eventually("all modules are answered", || stage.agent.stats().dns.routes == 4);
     for module in MODULES.repeat(10) {
         assert_eq!(client.get_host(module).retcode, RetCode::Noexist as i32);
     }
@@ -69,10 +69,10 @@ fn pushes_add_and_remove_hosts() {
         stage.serve(module, [2, 3, 4]);
         let picks: Vec<Option<u16>> = (0..6).map(|_| client.pick(module)).collect();
         assert_eq!(picks, [2, 3, 4, 2, 3, 4].map(Some), "{module}: the host that left is not picked");
-        let unknown = stage.agent.stats().reports_unknown;
+        let unknown = stage.agent.stats().table.reports_unknown;
         client.report(module, 1, -1);
         eventually("a report on the host that left is ignored", || {
-            stage.agent.stats().reports_unknown == unknown + 1
+            stage.agent.stats().table.reports_unknown == unknown + 1
         });
         stage.serve(module, []);
         assert_eq!(client.get_host(module).retcode, RetCode::Noexist as i32);
@@ -94,7 +94,7 @@ fn a_restart_of_dns_is_not_noticed_by_callers() {
     drop(dns);
     eventually("the link is lost", || {
         assert!(all_answer());
-        !agent.stats().dns_is_up
+        agent.stats().dns.is_up == 0
     });
     let dns = FakeDns::start_at(addr);
     MODULES.iter().for_each(|&module| dns.set_route(module, &hosts([3])));
@@ -130,7 +130,7 @@ fn no_route_is_lost_when_they_come_faster_than_they_are_taken() {
     // Another shard than the one with the link owns it.
     let far = ModuleId::new(-1, 0);
     stage.serve(far, [1]);
-    let before = stage.agent.stats().dns_routes;
+    let before = stage.agent.stats().dns.routes;
     let push = |ports: &[u16]| GetRouteResponse {
         modid: far.modid,
         cmdid: far.cmdid,
@@ -142,7 +142,7 @@ fn no_route_is_lost_when_they_come_faster_than_they_are_taken() {
     burst.extend(framed(MessageId::GetRouteResponse, &push(&[3])));
     stage.dns.push_bytes(&burst);
     eventually("the last route is in force", || stage.client().get_route(far) == hosts([3]));
-    assert_eq!(stage.agent.stats().dns_routes, before + PUSHES);
+    assert_eq!(stage.agent.stats().dns.routes, before + PUSHES);
     stage.agent.stop();
 }
 
@@ -185,7 +185,7 @@ fn hosts_that_cannot_be_are_skipped_and_routes_that_were_cut_are_used() {
     stage.dns.push_bytes(&framed(MessageId::GetRouteResponse, &route));
     eventually("the route is used", || stage.client().get_route(ONE) == hosts([2, 3]));
     let stats = stage.agent.stats();
-    assert_eq!((stats.dns_invalid_hosts, stats.dns_routes_truncated), (3, 1));
+    assert_eq!((stats.dns.invalid_hosts, stats.dns.routes_truncated), (3, 1));
     stage.agent.stop();
 }
 
@@ -199,9 +199,38 @@ fn a_route_that_nobody_asked_for_is_ignored() {
     let stranger = ModuleId::new(4, 5);
     stage.dns.set_route(stranger, &hosts([1]));
     stage.dns.push(stranger);
-    eventually("the push arrives", || stage.agent.stats().dns_routes_unwanted == 1);
-    assert_eq!(stage.agent.stats().modules, 0);
+    eventually("the push arrives", || stage.agent.stats().dns.routes_unwanted == 1);
+    assert_eq!(stage.agent.stats().table.modules, 0);
     stage.agent.stop();
+}
+
+#[test]
+fn lars_dns_is_told_what_was_forgotten_and_the_deployed_server_is_not() {
+    let forgotten = ModuleId::new(9, 9);
+    // One module per shard, so that the next one takes the place of the first.
+    let stage = Stage::with(|raw| raw.api.modules_max = 3);
+    let client = stage.client();
+    client.get_host(forgotten);
+    eventually("it is asked for", || stage.dns.queries() == [forgotten]);
+    client.get_host(ModuleId::new(9, 12));
+    stage.dns.announce();
+    eventually("it is told of nothing", || {
+        stage.dns.queries().len() == 2 && stage.dns.forgotten().is_empty()
+    });
+    let Stage { agent, dns, reporter: _reporter } = stage;
+    let addr = dns.addr();
+    drop(dns);
+    eventually("the link is lost", || agent.stats().dns.is_up == 0);
+
+    let dns = FakeDns::start_at(addr);
+    dns.announce();
+    eventually("the module that is left is asked for", || dns.queries() == [ModuleId::new(9, 12)]);
+    eventually("and answered", || agent.stats().dns.routes == 3);
+    client.get_host(forgotten);
+    eventually("the other one is forgotten", || dns.forgotten() == [ModuleId::new(9, 12)]);
+    eventually("and the new one asked for", || dns.queries().len() == 2);
+    assert_eq!(dns.peer_versions(), [1, 0], "the first query of a connection announces the agent");
+    agent.stop();
 }
 
 #[test]
@@ -231,7 +260,7 @@ fn many_modules_are_asked_for_again_after_a_reconnect() {
     let Stage { agent, dns, reporter: _reporter } = stage;
     let addr = dns.addr();
     drop(dns);
-    eventually("the link is lost", || !agent.stats().dns_is_up);
+    eventually("the link is lost", || agent.stats().dns.is_up == 0);
     let dns = FakeDns::start_at(addr);
     modules.iter().for_each(|&module| dns.set_route(module, &hosts([1, 2])));
     eventually("all modules have their new routes", || {

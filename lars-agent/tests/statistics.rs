@@ -32,7 +32,8 @@ fn counts_of_every_shard_arrive_with_caller_and_time() {
         assert_eq!(stage.reporter.last(module, 2), None, "nothing is told of a host that was not called");
     }
     for message in stage.reporter.messages() {
-        assert_eq!(message.caller, signed(Ipv4Addr::LOCALHOST));
+        // The connection is by the loopback address, which every machine has.
+        assert_eq!(message.caller, signed(support::machine_address().unwrap_or(Ipv4Addr::LOCALHOST)));
         assert!(message.ts > 1_700_000_000);
     }
     stage.agent.stop();
@@ -100,9 +101,9 @@ fn five_thousand_hosts_come_in_portions() {
     let client = stage.client();
     // In small batches, because nobody waits for a report and a full socket drops it.
     for port in (1..=5_000).step_by(50) {
-        let before = stage.agent.stats().reports;
+        let before = stage.agent.stats().table.reports;
         (port..port + 50).for_each(|port| client.report(FAR, port, 0));
-        eventually("the reports are counted", || stage.agent.stats().reports == before + 50);
+        eventually("the reports are counted", || stage.agent.stats().table.reports == before + 50);
     }
     stage.agent.stop();
     let told = || -> BTreeSet<i32> {
@@ -127,7 +128,7 @@ fn a_reporter_that_was_away_gets_the_newest_state() {
     let Stage { agent, dns: _dns, reporter } = stage;
     let addr = reporter.addr();
     drop(reporter);
-    eventually("the link is lost", || !agent.stats().reporter_is_up);
+    eventually("the link is lost", || agent.stats().reporter.is_up == 0);
     for module in modules {
         client.report_all(&agent, module, 1, -1, 15);
         client.report_all(&agent, module, 1, -1, 4);
@@ -150,6 +151,6 @@ fn without_a_reporter_the_agent_works_and_stops() {
     let client = Client::new(agent.local_addrs());
     eventually("the route is there", || client.pick(ONE) == Some(1));
     client.report_all(&agent, ONE, 1, -1, 15);
-    assert_eq!(agent.stats().hosts_overloaded, 1);
+    assert_eq!(agent.stats().table.hosts_overloaded, 1);
     agent.stop();
 }

@@ -13,6 +13,8 @@ use std::{
 
 use slab::Slab;
 
+use crate::counters;
+
 /// Sizes of the blocks, in bytes.
 const CLASSES: [usize; 7] = [4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20, 8 << 20];
 
@@ -34,21 +36,22 @@ pub struct PoolExhausted {
     pub bytes_max: usize,
 }
 
-/// What a shard's pool holds and has done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PoolStats {
-    /// Bytes of the blocks that are lent out.
-    pub bytes_in_use: usize,
-    /// Bytes of the blocks that the kernel has, to receive into.
-    pub bytes_provided: usize,
-    /// Bytes of all blocks, wherever they are.
-    pub bytes_held: usize,
-    /// Blocks lent out.
-    pub buffers_in_use: usize,
-    /// Blocks that had to be allocated, ever.
-    pub allocations: u64,
-    /// Buffers refused at the cap, ever.
-    pub refused: u64,
+counters! {
+    /// What a shard's pool holds and has done.
+    pub struct PoolStats {
+        /// Bytes of the blocks that are lent out.
+        gauge bytes_in_use: u64,
+        /// Bytes of the blocks that the kernel has, to receive into.
+        gauge bytes_provided: u64,
+        /// Bytes of all blocks, wherever they are.
+        gauge bytes_held: u64,
+        /// Blocks lent out.
+        gauge buffers_in_use: u64,
+        /// Blocks that had to be allocated, ever.
+        counter allocations: u64,
+        /// Buffers refused at the cap, ever.
+        counter refused: u64,
+    }
 }
 
 /// The pool of one shard; cheap to clone, never leaves the shard's thread.
@@ -75,7 +78,7 @@ impl Pool {
     pub(crate) fn provide(&self, capacity: usize) -> Result<PoolBuf, PoolExhausted> {
         let mut buffer = self.take(capacity)?;
         let mut blocks = self.0.borrow_mut();
-        let (len, bytes_max) = (buffer.capacity(), blocks.bytes_max);
+        let (len, bytes_max) = (buffer.capacity() as u64, blocks.bytes_max);
         let provided = blocks.stats.bytes_provided + len;
         if provided > bytes_max / 4 {
             let refused = blocks.refuse(capacity);
@@ -112,13 +115,13 @@ struct Class {
 
 struct Blocks {
     classes: [Class; CLASSES.len()],
-    bytes_max: usize,
+    bytes_max: u64,
     stats: PoolStats,
 }
 
 impl Blocks {
     fn new(bytes_max: usize) -> Self {
-        Self { classes: Default::default(), bytes_max, stats: PoolStats::default() }
+        Self { classes: Default::default(), bytes_max: bytes_max as u64, stats: PoolStats::default() }
     }
 
     fn lend(&mut self, capacity: usize) -> Result<(usize, usize, Box<[u8]>), PoolExhausted> {
@@ -130,14 +133,14 @@ impl Blocks {
             Some(slot) => (slot, mem::take(&mut self.classes[class].blocks[slot])),
             None => self.allocate(class).ok_or_else(|| self.refuse(capacity))?,
         };
-        self.stats.bytes_in_use += size;
+        self.stats.bytes_in_use += size as u64;
         self.stats.buffers_in_use += 1;
         Ok((class, slot, block))
     }
 
     /// A new block, if the cap allows one when need be after idle blocks of other classes are given back.
     fn allocate(&mut self, class: usize) -> Option<(usize, Box<[u8]>)> {
-        let size = CLASSES[class];
+        let size = CLASSES[class] as u64;
         if self.stats.bytes_in_use + self.stats.bytes_provided + size > self.bytes_max {
             return None;
         }
@@ -147,28 +150,28 @@ impl Blocks {
         }
         self.stats.bytes_held += size;
         self.stats.allocations += 1;
-        Some((self.classes[class].blocks.insert(Box::default()), vec![0; size].into_boxed_slice()))
+        Some((self.classes[class].blocks.insert(Box::default()), vec![0; CLASSES[class]].into_boxed_slice()))
     }
 
     /// Gives one idle block of the class back to the system.
     fn give_back(&mut self, class: usize) {
         if let Some(slot) = self.classes[class].idle.pop() {
             self.classes[class].blocks.remove(slot);
-            self.stats.bytes_held -= CLASSES[class];
+            self.stats.bytes_held -= CLASSES[class] as u64;
         }
     }
 
     fn restore(&mut self, class: usize, slot: usize, block: Box<[u8]>, provided: bool) {
         if provided {
-            self.stats.bytes_provided -= CLASSES[class];
+            self.stats.bytes_provided -= CLASSES[class] as u64;
         } else {
-            self.stats.bytes_in_use -= CLASSES[class];
+            self.stats.bytes_in_use -= CLASSES[class] as u64;
             self.stats.buffers_in_use -= 1;
         }
         self.classes[class].blocks[slot] = block;
         self.classes[class].idle.push(slot);
         let lent = self.stats.bytes_in_use + self.stats.bytes_provided;
-        if self.stats.bytes_held - lent > IDLE_BYTES_MAX {
+        if self.stats.bytes_held - lent > IDLE_BYTES_MAX as u64 {
             self.give_back(class);
         }
         debug_assert!(lent <= self.stats.bytes_held);
@@ -177,7 +180,7 @@ impl Blocks {
 
     fn refuse(&mut self, wanted: usize) -> PoolExhausted {
         self.stats.refused += 1;
-        PoolExhausted { wanted, in_use: self.stats.bytes_in_use, bytes_max: self.bytes_max }
+        PoolExhausted { wanted, in_use: self.stats.bytes_in_use as usize, bytes_max: self.bytes_max as usize }
     }
 }
 
@@ -335,7 +338,7 @@ mod tests {
         drop((0..8).map(|_| pool.take(BUFFER_LEN_MAX).expect("room")).collect::<Vec<_>>());
         let stats = pool.stats();
         assert_eq!(stats.bytes_in_use, 0);
-        assert!(stats.bytes_held <= IDLE_BYTES_MAX, "{} bytes are held", stats.bytes_held);
+        assert!(stats.bytes_held <= IDLE_BYTES_MAX as u64, "{} bytes are held", stats.bytes_held);
     }
 
     #[test]
@@ -413,9 +416,9 @@ mod tests {
                     prop_assert_eq!(&**buffer, &model[..]);
                 }
                 let stats = pool.stats();
-                prop_assert_eq!(stats.bytes_in_use, lent.iter().map(|(buffer, _)| buffer.capacity()).sum::<usize>());
-                prop_assert_eq!(stats.buffers_in_use, lent.len());
-                prop_assert!(stats.bytes_held <= BYTES_MAX);
+                prop_assert_eq!(stats.bytes_in_use, lent.iter().map(|(buffer, _)| buffer.capacity() as u64).sum::<u64>());
+                prop_assert_eq!(stats.buffers_in_use, lent.len() as u64);
+                prop_assert!(stats.bytes_held <= BYTES_MAX as u64);
             }
             drop(lent);
             prop_assert_eq!(pool.stats().bytes_in_use, 0);

@@ -1,29 +1,52 @@
 //! Which routes are asked of lars-dns, and when.
 //!
 //! Remembers every module that a lookup wanted, because an answer to a query is also a subscription and both
-//! end with the connection: each time the link comes up, all of them are asked for again. Those queries are
-//! paced, so that a restart of lars-dns does not meet all agents' modules in one burst; queries for lookups
-//! go ahead of them and at once. While the link is down nothing is lost: what is wanted is asked for when it
-//! is back.
+//! end with the connection: each time the link comes up, all of them are asked for again. While the link is down
+//! nothing is lost: what is wanted is asked for when it is back.
+//!
+//! Queries are paced, because when a server ends, all its agents come to the next one at once with everything they
+//! know: each asks a few at a time, and for no more while many are not answered yet. So a busy server sets the pace, and
+//! what is judged is whether answers come, not how long one of them takes. What a lookup waits for goes ahead of that.
 //!
 //! Memory follows the number of modules wanted, which the tables bound.
 
-use std::{collections::HashMap, collections::VecDeque, time::Duration};
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    time::Duration,
+};
 
 use ahash::RandomState;
 use lars_proto::ModuleId;
 
-use super::time::Moment;
+use super::time::{Moment, Pause};
 
 /// Known modules are asked for again in bursts of this size …
-pub const RESUBSCRIBE_BURST: usize = 100;
+pub const RESUBSCRIBE_BURST: usize = 10;
 /// … at this interval: 1,000 per second.
-pub const RESUBSCRIBE_INTERVAL: Duration = Duration::from_millis(100);
-/// A query without an answer for so long may be repeated, if a lookup still wants the module.
+pub const RESUBSCRIBE_INTERVAL: Duration = Duration::from_millis(10);
+/// No known module is asked for again while so many queries are not answered yet …
+pub const RESUBSCRIBE_UNANSWERED_MAX: usize = 100;
+/// … and nothing at all while so many are not.
+pub const UNANSWERED_MAX: usize = 1_000;
+/// A query that was passed over, because one asked later is answered, may be repeated after so long if a lookup
+/// still wants the module.
 pub const QUERY_TIMEOUT: Duration = Duration::from_secs(2);
+/// Modules that lars-dns has not been told yet to push no more. Beyond, it is told when it pushes them.
+pub const FORGETS_MAX: usize = 16_384;
+/// The extensions of the wire that this agent knows, see `peer_version` in `lars.proto`.
+pub const PEER_VERSION: u32 = 1;
 
 /// With more modules than this the invariants are not checked after each call, even in debug builds.
 const CHECKED_MODULES_MAX: usize = 64;
+
+/// A message to lars-dns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DnsMessage {
+    /// Asks for a route. `peer_version` is 0 but in the first query of a connection.
+    Query { module: ModuleId, peer_version: u32 },
+    /// Ends a subscription.
+    Forget(ModuleId),
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Query {
@@ -40,23 +63,37 @@ enum Query {
 /// The link to lars-dns, without the link.
 #[derive(Debug)]
 pub struct DnsLink {
-    /// A server that owes an answer for so long is given up.
+    /// A server that owes answers and sends none for so long is given up.
     answer_timeout: Duration,
     is_up: bool,
     modules: HashMap<ModuleId, Query, RandomState>,
-    /// Both queues are for this connection and empty while there is none. They may hold modules that are in
+    /// These queues are for this connection and empty while there is none. They may hold modules that are in
     /// another state by now; those are skipped.
     fresh: VecDeque<ModuleId>,
     backlog: VecDeque<ModuleId>,
+    /// What is pushed and not wanted.
+    forgets: VecDeque<ModuleId>,
     next_burst: Moment,
     left_in_burst: usize,
-    /// The first query since the last route came.
+    /// Modules that are `Sent`.
+    unanswered: usize,
+    /// When the newest query that is answered was sent.
+    answered_up_to: Moment,
+    /// While answers are owed: since when none has come.
     silent_since: Option<Moment>,
+    /// The connection is to be closed; it may take a moment.
+    is_given_up: bool,
+    /// The next query announces this agent.
+    announces: bool,
+    /// Whether this server knows `Forget`.
+    knows_forget: bool,
+    /// Since the connection refused a message.
+    pause: Pause,
 }
 
 impl DnsLink {
-    /// A link that is down. A server that owes an answer for `answer_timeout`, and sends nothing else either,
-    /// is given up, whatever TCP thinks of the connection.
+    /// A link that is down. A server that owes answers and has sent none, and nothing else either, for
+    /// `answer_timeout` is given up, whatever TCP thinks of the connection.
     #[must_use]
     pub fn new(answer_timeout: Duration) -> Self {
         Self {
@@ -65,42 +102,51 @@ impl DnsLink {
             modules: HashMap::default(),
             fresh: VecDeque::new(),
             backlog: VecDeque::new(),
+            forgets: VecDeque::new(),
             next_burst: Moment::ORIGIN,
             left_in_burst: 0,
+            unanswered: 0,
+            answered_up_to: Moment::ORIGIN,
             silent_since: None,
+            is_given_up: false,
+            announces: false,
+            knows_forget: false,
+            pause: Pause::default(),
         }
     }
 
     /// The link came up: everything is asked for again, what lookups wait for first.
     pub fn connected(&mut self, now: Moment) {
+        self.reset();
         self.is_up = true;
         let (waiting, others): (Vec<_>, Vec<_>) =
             self.modules.iter().partition(|&(_, &query)| query == Query::Fresh);
         self.backlog = waiting.into_iter().chain(others).map(|(&module, _)| module).collect();
-        self.fresh.clear();
         self.modules.values_mut().for_each(|query| *query = Query::Backlog);
         self.next_burst = now;
-        self.left_in_burst = 0;
-        self.silent_since = None;
+        self.announces = true;
         self.check_invariants();
     }
 
     pub fn disconnected(&mut self) {
+        self.reset();
         self.is_up = false;
-        self.fresh = VecDeque::new();
-        self.backlog = VecDeque::new();
-        self.silent_since = None;
+    }
+
+    /// Forgets what belongs to a connection.
+    fn reset(&mut self) {
+        for query in self.modules.values_mut().filter(|query| matches!(query, Query::Sent(_))) {
+            *query = Query::Backlog;
+        }
+        (self.fresh, self.backlog, self.forgets) = Default::default();
+        (self.left_in_burst, self.unanswered, self.answered_up_to) = (0, 0, Moment::ORIGIN);
+        (self.silent_since, self.pause) = (None, Pause::default());
+        (self.is_given_up, self.announces, self.knows_forget) = (false, false, false);
     }
 
     #[must_use]
     pub const fn is_up(&self) -> bool {
         self.is_up
-    }
-
-    /// Whether the server owes an answer for so long that the link should be given up for another one.
-    #[must_use]
-    pub fn is_silent(&self, now: Moment) -> bool {
-        self.silent_since.is_some_and(|since| now.is_due(since + self.answer_timeout, self.answer_timeout))
     }
 
     /// How many modules are wanted.
@@ -109,73 +155,151 @@ impl DnsLink {
         self.modules.len()
     }
 
-    /// A lookup wants the route of `module`. A query that is under way already is not repeated.
+    /// A lookup wants the route of `module`. A query that is under way already is not repeated: answers come in the
+    /// order of the queries, so only one that was passed over got lost.
     pub fn want(&mut self, module: ModuleId, now: Moment) {
         let ask = match self.modules.get(&module) {
             None | Some(Query::Subscribed | Query::Backlog) => true,
             Some(Query::Fresh) => false,
-            Some(&Query::Sent(at)) => now.is_due(at + QUERY_TIMEOUT, QUERY_TIMEOUT),
+            Some(&Query::Sent(at)) => {
+                now.is_due(at + QUERY_TIMEOUT, QUERY_TIMEOUT) && self.answered_up_to > at
+            }
         };
         if ask {
-            self.modules.insert(module, Query::Fresh);
+            self.set(module, Query::Fresh, now);
             if self.is_up {
                 self.fresh.push_back(module);
+                self.drop_outdated();
             }
         }
         self.check_invariants();
     }
 
     /// No lookup wants `module` any more.
-    pub fn forget(&mut self, module: ModuleId) {
-        self.modules.remove(&module);
+    pub fn forget(&mut self, module: ModuleId, now: Moment) {
+        match self.modules.remove(&module) {
+            Some(Query::Sent(_)) => {
+                self.answer_is_not_owed(now);
+                self.unsubscribe(module);
+            }
+            Some(Query::Subscribed) => self.unsubscribe(module),
+            Some(Query::Fresh | Query::Backlog) | None => {}
+        }
         self.check_invariants();
     }
 
-    /// A route came, as an answer or a push. False if nobody wants it.
-    pub fn answered(&mut self, module: ModuleId) -> bool {
-        self.silent_since = None;
-        match self.modules.get_mut(&module) {
-            None => false,
-            Some(query) => {
-                if matches!(query, Query::Sent(_)) {
-                    *query = Query::Subscribed;
-                }
+    /// A route came, as an answer or a push, from a server that knows the extensions of `peer_version`, which is 0
+    /// where it does not say. False if nobody wants the route.
+    pub fn answered(&mut self, module: ModuleId, peer_version: u32, now: Moment) -> bool {
+        self.knows_forget |= peer_version > 0;
+        self.silent_since = (self.unanswered > 0).then_some(now);
+        let is_wanted = match self.modules.get(&module) {
+            None => {
+                self.unsubscribe(module);
+                false
+            }
+            Some(&Query::Sent(at)) => {
+                self.answered_up_to = self.answered_up_to.max(at);
+                self.set(module, Query::Subscribed, now);
                 true
             }
-        }
-    }
-
-    /// The next query to send now. It counts as sent.
-    pub fn poll_query(&mut self, now: Moment) -> Option<ModuleId> {
-        let module = self.next_fresh().or_else(|| self.next_of_burst(now))?;
-        self.modules.insert(module, Query::Sent(now));
-        self.silent_since.get_or_insert(now);
+            Some(Query::Subscribed | Query::Fresh | Query::Backlog) => true,
+        };
         self.check_invariants();
-        Some(module)
+        is_wanted
     }
 
-    /// The query given last could not be sent: it is the first one next time.
-    pub fn unsent(&mut self, module: ModuleId) {
-        self.modules.insert(module, Query::Fresh);
-        self.fresh.push_front(module);
-        self.check_invariants();
-    }
-
-    /// When [`DnsLink::poll_query`] has something to give, if nothing else happens before.
-    #[must_use]
-    pub fn poll_timeout(&self) -> Option<Moment> {
-        if self.fresh.is_empty() && self.backlog.is_empty() {
+    /// The next message to send now. It counts as sent.
+    pub fn poll_message(&mut self, now: Moment) -> Option<DnsMessage> {
+        if self.is_given_up || !self.pause.is_over(now) {
             return None;
         }
-        Some(if self.fresh.is_empty() && self.left_in_burst == 0 { self.next_burst } else { Moment::ORIGIN })
+        // First, because a query that follows may be for the same module.
+        if let Some(module) = self.forgets.pop_front() {
+            return Some(DnsMessage::Forget(module));
+        }
+        let module = self.next_fresh().or_else(|| self.next_of_burst(now))?;
+        self.set(module, Query::Sent(now), now);
+        let peer_version = if std::mem::take(&mut self.announces) { PEER_VERSION } else { 0 };
+        self.check_invariants();
+        Some(DnsMessage::Query { module, peer_version })
+    }
+
+    /// The message given last could not be sent: it is the first one next time.
+    pub fn unsent(&mut self, message: DnsMessage, now: Moment) {
+        match message {
+            DnsMessage::Query { module, peer_version } => {
+                self.announces |= peer_version > 0;
+                self.set(module, Query::Fresh, now);
+                self.fresh.push_front(module);
+            }
+            DnsMessage::Forget(module) => self.forgets.push_front(module),
+        }
+        self.pause.begin(now);
+        self.check_invariants();
+    }
+
+    /// The connection takes more.
+    pub fn writable(&mut self) {
+        self.pause.end();
+    }
+
+    /// Whether the server owes answers and has been silent for so long that the connection is to be closed: another
+    /// may do better. True once.
+    pub fn poll_close(&mut self, now: Moment) -> bool {
+        let is_silent = self
+            .silent_since
+            .is_some_and(|since| now.is_due(since + self.answer_timeout, self.answer_timeout));
+        if is_silent {
+            self.silent_since = None;
+            self.is_given_up = true;
+        }
+        is_silent
+    }
+
+    /// When [`DnsLink::poll_message`] or [`DnsLink::poll_close`] has something to give, if nothing else happens
+    /// before.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Moment> {
+        if !self.is_up || self.is_given_up {
+            return None;
+        }
+        let silent = self.silent_since.map(|since| since + self.answer_timeout);
+        let message = self.message_at().map(|at| at.max(self.pause.deadline()));
+        [silent, message].into_iter().flatten().min()
+    }
+
+    /// When there is something to send, if the connection takes it.
+    fn message_at(&self) -> Option<Moment> {
+        if !self.forgets.is_empty() || !self.fresh.is_empty() && self.unanswered < UNANSWERED_MAX {
+            return Some(Moment::ORIGIN);
+        }
+        let may_resubscribe = !self.backlog.is_empty() && self.unanswered < RESUBSCRIBE_UNANSWERED_MAX;
+        may_resubscribe.then_some(if self.left_in_burst > 0 { Moment::ORIGIN } else { self.next_burst })
+    }
+
+    /// Modules that were forgotten stay in the queue until their turn; while nothing can be sent that must not make
+    /// it longer and longer.
+    fn drop_outdated(&mut self) {
+        if self.fresh.len() > 2 * self.modules.len() + UNANSWERED_MAX {
+            let mut seen = HashSet::with_capacity(self.modules.len());
+            self.fresh
+                .retain(|module| self.modules.get(module) == Some(&Query::Fresh) && seen.insert(*module));
+        }
     }
 
     fn next_fresh(&mut self) -> Option<ModuleId> {
+        if self.unanswered >= UNANSWERED_MAX {
+            return None;
+        }
         std::iter::from_fn(|| self.fresh.pop_front())
             .find(|module| self.modules.get(module) == Some(&Query::Fresh))
     }
 
     fn next_of_burst(&mut self, now: Moment) -> Option<ModuleId> {
+        if self.backlog.is_empty() || self.unanswered >= RESUBSCRIBE_UNANSWERED_MAX {
+            return None;
+        }
         if self.left_in_burst == 0 && now.is_due(self.next_burst, RESUBSCRIBE_INTERVAL) {
             self.left_in_burst = RESUBSCRIBE_BURST;
             self.next_burst = now + RESUBSCRIBE_INTERVAL;
@@ -189,10 +313,40 @@ impl DnsLink {
         next
     }
 
-    /// While the link is up, every module that is to be asked for is in the queue for it. In debug builds
-    /// only, and not with so many modules that it would take long.
+    /// Puts `module` into a state, and counts what is owed.
+    fn set(&mut self, module: ModuleId, query: Query, now: Moment) {
+        let before = self.modules.insert(module, query);
+        if matches!(before, Some(Query::Sent(_))) {
+            self.answer_is_not_owed(now);
+        }
+        if matches!(query, Query::Sent(_)) {
+            self.unanswered += 1;
+            self.silent_since.get_or_insert(now);
+        }
+    }
+
+    fn answer_is_not_owed(&mut self, now: Moment) {
+        self.unanswered -= 1;
+        self.silent_since = self.silent_since.filter(|_| self.unanswered > 0).map(|since| since.min(now));
+    }
+
+    /// Has the server push `module` no more, if it knows how.
+    fn unsubscribe(&mut self, module: ModuleId) {
+        if self.is_up && self.knows_forget && self.forgets.len() < FORGETS_MAX {
+            self.forgets.push_back(module);
+        }
+    }
+
+    /// While the link is up, every module that is to be asked for is in the queue for it, and what is owed is
+    /// counted. In debug builds only, and not with so many modules that it would take long.
     fn check_invariants(&self) {
-        if !cfg!(debug_assertions) || !self.is_up || self.modules.len() > CHECKED_MODULES_MAX {
+        if !cfg!(debug_assertions) || self.modules.len() > CHECKED_MODULES_MAX {
+            return;
+        }
+        let sent = self.modules.values().filter(|query| matches!(query, Query::Sent(_))).count();
+        assert_eq!(sent, self.unanswered, "what is owed is counted");
+        assert!(self.silent_since.is_none() || self.unanswered > 0, "only who owes something can be silent");
+        if !self.is_up {
             return;
         }
         for (module, query) in &self.modules {
@@ -212,6 +366,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::core::time::RETRY_INTERVAL;
 
     const T0: Moment = Moment::ORIGIN;
     const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
@@ -220,8 +375,28 @@ mod tests {
         ModuleId::new(n, 0)
     }
 
+    fn poll_query(link: &mut DnsLink, now: Moment) -> Option<ModuleId> {
+        match link.poll_message(now)? {
+            DnsMessage::Query { module, .. } => Some(module),
+            DnsMessage::Forget(module) => panic!("{module} is to be forgotten"),
+        }
+    }
+
     fn sent_at(link: &mut DnsLink, now: Moment) -> Vec<ModuleId> {
-        std::iter::from_fn(|| link.poll_query(now)).collect()
+        std::iter::from_fn(|| poll_query(link, now)).collect()
+    }
+
+    /// What is sent from `now` on until nothing is left, each query being answered at once.
+    fn sent_and_answered(link: &mut DnsLink, mut now: Moment) -> Vec<ModuleId> {
+        let mut sent = vec![];
+        while let Some(next) = link.poll_timeout().filter(|_| link.unanswered == 0) {
+            now = now.max(next);
+            while let Some(module) = poll_query(link, now) {
+                assert!(link.answered(module, 0, now));
+                sent.push(module);
+            }
+        }
+        sent
     }
 
     fn up() -> DnsLink {
@@ -234,9 +409,16 @@ mod tests {
     fn subscribed(count: i32) -> DnsLink {
         let mut link = up();
         (0..count).for_each(|n| link.want(module(n), T0));
-        for module in sent_at(&mut link, T0) {
-            assert!(link.answered(module));
+        while let Some(module) = poll_query(&mut link, T0) {
+            assert!(link.answered(module, 0, T0));
         }
+        link
+    }
+
+    /// A link whose connection broke and came back.
+    fn reconnected(mut link: DnsLink) -> DnsLink {
+        link.disconnected();
+        link.connected(T0);
         link
     }
 
@@ -258,12 +440,15 @@ mod tests {
     }
 
     #[test]
-    fn a_query_without_an_answer_is_repeated_after_its_timeout() {
+    fn a_query_that_was_passed_over_is_repeated_after_its_timeout() {
         let mut link = up();
         link.want(module(1), T0);
         sent_at(&mut link, T0);
-        link.want(module(1), T0 + QUERY_TIMEOUT.mul_f32(0.9));
-        assert_eq!(sent_at(&mut link, T0), []);
+        link.want(module(2), T0 + QUERY_TIMEOUT / 2);
+        sent_at(&mut link, T0 + QUERY_TIMEOUT / 2);
+        link.want(module(1), T0 + QUERY_TIMEOUT);
+        assert_eq!(sent_at(&mut link, T0 + QUERY_TIMEOUT), [], "a busy server is not asked twice");
+        link.answered(module(2), 0, T0 + QUERY_TIMEOUT);
         link.want(module(1), T0 + QUERY_TIMEOUT);
         assert_eq!(sent_at(&mut link, T0 + QUERY_TIMEOUT), [module(1)]);
     }
@@ -279,16 +464,32 @@ mod tests {
 
     #[test]
     fn a_reconnect_asks_for_everything_again_in_bursts() {
-        let mut link = subscribed(220);
-        link.disconnected();
-        link.connected(T0);
+        let mut link = reconnected(subscribed(25));
         let second = T0 + RESUBSCRIBE_INTERVAL;
         let third = second + RESUBSCRIBE_INTERVAL;
         let bursts = [T0, T0, second, third].map(|now| sent_at(&mut link, now));
-        assert_eq!(bursts.each_ref().map(Vec::len), [100, 0, 100, 20]);
+        assert_eq!(bursts.each_ref().map(Vec::len), [10, 0, 10, 5], "the first one is no larger");
         let all: BTreeSet<ModuleId> = bursts.concat().into_iter().collect();
-        assert_eq!(all, (0..220).map(module).collect());
-        assert_eq!(link.poll_timeout(), None);
+        assert_eq!(all, (0..25).map(module).collect());
+    }
+
+    #[test]
+    fn a_busy_server_sets_the_pace() {
+        let mut link = reconnected(subscribed(200));
+        let mut now = T0;
+        let mut sent = vec![];
+        while sent.len() < RESUBSCRIBE_UNANSWERED_MAX {
+            sent.extend(sent_at(&mut link, now));
+            now = now + RESUBSCRIBE_INTERVAL;
+        }
+        assert_eq!(
+            link.poll_timeout(),
+            Some(T0 + ANSWER_TIMEOUT),
+            "all that comes is an answer, or a judgement"
+        );
+        assert_eq!(sent_at(&mut link, now), []);
+        link.answered(sent[0], 0, now);
+        assert_eq!(sent_at(&mut link, now).len(), 1);
     }
 
     #[test]
@@ -297,34 +498,85 @@ mod tests {
         link.disconnected();
         link.want(module(1_000), T0);
         link.connected(T0);
-        assert_eq!(link.poll_query(T0), Some(module(1_000)), "wanted while the link was down");
+        assert_eq!(poll_query(&mut link, T0), Some(module(1_000)), "wanted while the link was down");
         assert_eq!(sent_at(&mut link, T0).len(), RESUBSCRIBE_BURST - 1);
         link.want(module(1_001), T0);
         assert_eq!(sent_at(&mut link, T0), [module(1_001)], "wanted now");
     }
 
     #[test]
+    fn lookups_wait_for_a_server_that_answers_nothing() {
+        let mut link = up();
+        (0..=UNANSWERED_MAX as i32).for_each(|n| link.want(module(n), T0));
+        assert_eq!(sent_at(&mut link, T0).len(), UNANSWERED_MAX);
+        link.answered(module(0), 0, T0);
+        assert_eq!(sent_at(&mut link, T0), [module(UNANSWERED_MAX as i32)]);
+    }
+
+    #[test]
     fn a_lookup_lifts_its_module_out_of_the_backlog() {
-        let mut link = subscribed(200);
-        link.disconnected();
-        link.connected(T0);
+        let mut link = reconnected(subscribed(50));
         sent_at(&mut link, T0);
-        let waiting = *link.backlog.back().expect("100 are left");
+        let waiting = *link.backlog.back().expect("40 are left");
         link.want(waiting, T0);
         assert_eq!(sent_at(&mut link, T0), [waiting]);
-        let later = T0 + RESUBSCRIBE_INTERVAL;
-        let rest = [later, later + RESUBSCRIBE_INTERVAL].map(|now| sent_at(&mut link, now));
-        assert_eq!(rest.concat().len(), 99, "not asked for twice");
+        let rest: Vec<_> = (1..10).flat_map(|n| sent_at(&mut link, T0 + n * RESUBSCRIBE_INTERVAL)).collect();
+        assert_eq!(rest.len(), 39, "not asked for twice");
     }
 
     #[test]
     fn a_forgotten_module_is_not_asked_for_and_its_push_not_wanted() {
         let mut link = subscribed(2);
-        link.forget(module(1));
-        assert!(!link.answered(module(1)));
+        link.forget(module(1), T0);
+        assert!(!link.answered(module(1), 0, T0));
+        assert_eq!(sent_and_answered(&mut reconnected(link), T0), [module(0)]);
+    }
+
+    #[test]
+    fn the_first_query_of_each_connection_announces_the_agent() {
+        let mut link = subscribed(3);
         link.disconnected();
         link.connected(T0);
-        assert_eq!(sent_at(&mut link, T0), [module(0)]);
+        let first = link.poll_message(T0).expect("a query");
+        assert!(matches!(first, DnsMessage::Query { peer_version: PEER_VERSION, .. }), "{first:?}");
+        link.unsent(first, T0);
+        assert_eq!(link.poll_message(T0), None, "the connection is full");
+        link.writable();
+        assert_eq!(link.poll_message(T0), Some(first), "not announced before it is sent");
+        let second = link.poll_message(T0).expect("a query");
+        assert!(matches!(second, DnsMessage::Query { peer_version: 0, .. }), "{second:?}");
+    }
+
+    #[test]
+    fn only_a_server_that_announced_itself_is_told_what_was_forgotten() {
+        let mut link = subscribed(4);
+        link.forget(module(0), T0);
+        assert_eq!(link.poll_message(T0), None, "deployed servers do not know the message");
+        link.answered(module(1), 1, T0);
+        link.forget(module(1), T0);
+        assert_eq!(link.poll_message(T0), Some(DnsMessage::Forget(module(1))));
+        link.answered(module(0), 0, T0);
+        assert_eq!(link.poll_message(T0), Some(DnsMessage::Forget(module(0))), "a push that nobody wants");
+        link.disconnected();
+        link.connected(T0);
+        sent_at(&mut link, T0);
+        link.forget(module(2), T0);
+        assert_eq!(link.poll_message(T0), None, "the next server may be another one");
+    }
+
+    #[test]
+    fn a_module_that_is_wanted_again_is_asked_for_after_it_was_forgotten() {
+        let mut link = subscribed(1);
+        link.answered(module(0), 1, T0);
+        link.forget(module(0), T0);
+        link.want(module(0), T0);
+        let forget = DnsMessage::Forget(module(0));
+        assert_eq!(link.poll_message(T0), Some(forget));
+        link.unsent(forget, T0);
+        assert_eq!(link.poll_timeout(), Some(T0 + RETRY_INTERVAL));
+        let later = T0 + RETRY_INTERVAL;
+        assert_eq!(link.poll_message(later), Some(forget));
+        assert_eq!(sent_at(&mut link, later), [module(0)]);
     }
 
     #[test]
@@ -332,34 +584,73 @@ mod tests {
         let mut link = up();
         link.want(module(1), T0);
         link.want(module(2), T0);
-        let refused = link.poll_query(T0).expect("a query");
-        link.unsent(refused);
+        let refused = link.poll_message(T0).expect("a query");
+        link.unsent(refused, T0);
+        link.writable();
         assert_eq!(sent_at(&mut link, T0), [module(1), module(2)]);
     }
 
     #[test]
-    fn a_server_that_owes_an_answer_for_long_is_silent() {
+    fn what_is_wanted_and_forgotten_while_nothing_can_be_sent_does_not_pile_up() {
+        let mut link = up();
+        (0..UNANSWERED_MAX as i32).for_each(|n| link.want(module(n), T0));
+        sent_at(&mut link, T0);
+        link.want(module(-1), T0);
+        for n in 0..10 * UNANSWERED_MAX as i32 {
+            link.want(module(1_000_000 + n % 7), T0);
+            link.forget(module(1_000_000 + n % 7), T0);
+        }
+        assert!(link.fresh.len() <= 3 * UNANSWERED_MAX + 10, "{}", link.fresh.len());
+        link.answered(module(0), 0, T0);
+        assert_eq!(sent_at(&mut link, T0), [module(-1)]);
+    }
+
+    #[test]
+    fn a_server_that_owes_answers_and_sends_none_is_given_up() {
         let mut link = subscribed(1);
         let later = T0 + 100 * ANSWER_TIMEOUT;
-        assert!(!link.is_silent(later), "nothing is owed");
+        assert!(!link.poll_close(later), "nothing is owed");
         link.want(module(0), later);
         sent_at(&mut link, later);
-        assert!(!link.is_silent(later + ANSWER_TIMEOUT.mul_f32(0.9)));
-        assert!(link.is_silent(later + ANSWER_TIMEOUT));
-        link.answered(module(7));
-        assert!(!link.is_silent(later + ANSWER_TIMEOUT), "any route is a sign of life");
-        link.want(module(1), later);
-        sent_at(&mut link, later);
+        assert_eq!(link.poll_timeout(), Some(later + ANSWER_TIMEOUT));
+        assert!(!link.poll_close(later + ANSWER_TIMEOUT.mul_f32(0.9)));
+        assert!(link.poll_close(later + ANSWER_TIMEOUT));
+        assert!(!link.poll_close(later + ANSWER_TIMEOUT), "once");
+        assert_eq!(link.poll_timeout(), None);
         link.disconnected();
         link.connected(later);
-        assert!(!link.is_silent(later + ANSWER_TIMEOUT), "the next server owes nothing yet");
+        assert!(!link.poll_close(later + ANSWER_TIMEOUT), "the next server owes nothing yet");
+    }
+
+    #[test]
+    fn a_server_that_answers_slowly_is_not_given_up() {
+        let mut link = up();
+        (0..100).for_each(|n| link.want(module(n), T0));
+        assert_eq!(sent_at(&mut link, T0).len(), 100);
+        for n in 0..100 {
+            let now = T0 + (n as u32 + 1) * ANSWER_TIMEOUT.mul_f32(0.9);
+            assert!(!link.poll_close(now), "answer {n} came in time");
+            link.answered(module(n), 0, now);
+        }
+        assert_eq!(link.poll_timeout(), None, "nothing is owed");
+    }
+
+    #[test]
+    fn a_server_that_stops_in_the_middle_is_given_up() {
+        let mut link = up();
+        (0..2).for_each(|n| link.want(module(n), T0));
+        sent_at(&mut link, T0);
+        let later = T0 + ANSWER_TIMEOUT / 2;
+        link.answered(module(0), 0, later);
+        assert!(!link.poll_close(T0 + ANSWER_TIMEOUT));
+        assert!(link.poll_close(later + ANSWER_TIMEOUT));
     }
 
     #[derive(Clone, Debug)]
     enum Step {
         Want(i32),
         Forget(i32),
-        Answer(i32),
+        Answer(i32, u32),
         Poll,
         Refused,
         Connect,
@@ -371,7 +662,7 @@ mod tests {
         prop_oneof![
             8 => (0..60).prop_map(Step::Want),
             2 => (0..60).prop_map(Step::Forget),
-            8 => (0..60).prop_map(Step::Answer),
+            8 => (0..60, 0u32..2).prop_map(|(n, version)| Step::Answer(n, version)),
             8 => Just(Step::Poll),
             1 => Just(Step::Refused),
             1 => Just(Step::Connect),
@@ -389,10 +680,12 @@ mod tests {
             for step in steps {
                 match step {
                     Step::Want(n) => { link.want(module(n), now); wanted.insert(module(n)); }
-                    Step::Forget(n) => { link.forget(module(n)); wanted.remove(&module(n)); }
-                    Step::Answer(n) => prop_assert_eq!(link.answered(module(n)), wanted.contains(&module(n))),
-                    Step::Poll => { link.poll_query(now); }
-                    Step::Refused => if let Some(module) = link.poll_query(now) { link.unsent(module) },
+                    Step::Forget(n) => { link.forget(module(n), now); wanted.remove(&module(n)); }
+                    Step::Answer(n, version) => {
+                        prop_assert_eq!(link.answered(module(n), version, now), wanted.contains(&module(n)));
+                    }
+                    Step::Poll => { link.poll_message(now); }
+                    Step::Refused => if let Some(message) = link.poll_message(now) { link.unsent(message, now) },
                     Step::Connect if !link.is_up() => link.connected(now),
                     Step::Disconnect => link.disconnected(),
                     Step::Pass(ms) => now = now + Duration::from_millis(ms),
@@ -402,14 +695,10 @@ mod tests {
             }
             link.disconnected();
             link.connected(now);
-            let mut asked = BTreeSet::new();
-            while let Some(next) = link.poll_timeout() {
-                now = now.max(next);
-                for module in sent_at(&mut link, now) {
-                    prop_assert!(asked.insert(module), "asked for twice on one connection");
-                }
-            }
-            prop_assert_eq!(asked, wanted);
+            let asked = sent_and_answered(&mut link, now);
+            let once: BTreeSet<ModuleId> = asked.iter().copied().collect();
+            prop_assert_eq!(once.len(), asked.len(), "asked for twice on one connection");
+            prop_assert_eq!(once, wanted);
         }
     }
 }

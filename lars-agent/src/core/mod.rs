@@ -1,18 +1,27 @@
 //! What the agent decides, without any IO: time and messages come in as values, answers and questions go
 //! out as values. Nothing here reads a clock, knows a socket or logs; the shell drives it.
 //!
-//! * [`time`]: the clock reading that is passed in.
-//! * [`balancer`]: one module's hosts and which of them comes next.
+//! * [`agent`]: one shard of the agent, all of what follows put together.
 //! * [`table`]: one shard's modules.
+//! * [`balancer`]: one module's hosts and which of them comes next.
 //! * [`statistics`]: when a module's call counts are sent, and in what portions.
 //! * [`dns_link`]: which routes are asked for, and when.
+//! * [`reporter_link`]: what goes to lars-reporter.
+//! * `outbox`: what goes to the other shards.
+//! * [`time`]: the clock reading that is passed in.
 
-pub mod time;
-
-pub mod balancer;
+pub mod agent;
 
 pub mod table;
+
+pub mod balancer;
 
 pub mod statistics;
 
 pub mod dns_link;
+
+pub mod reporter_link;
+
+mod outbox;
+
+pub mod time;

@@ -11,7 +11,11 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use lars_proto::{ModuleId, frame::BODY_LEN_MAX};
+use lars_proto::{
+    ModuleId,
+    frame::BODY_LEN_MAX,
+    messages::{HostCallResult, ReportStatusRequest},
+};
 
 use super::{balancer::HostStatus, time::Moment};
 
@@ -24,41 +28,46 @@ const RESULT_LEN_MAX: usize = 29 + 2;
 const REPORT_LEN_MAX: usize = 3 * 11 + 6;
 const _: () = assert!(REPORT_LEN_MAX + HOSTS_PER_MESSAGE_MAX * RESULT_LEN_MAX <= BODY_LEN_MAX);
 
-/// What one message to the reporter says; the shell adds who says it and when.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StatusReport {
-    pub module: ModuleId,
-    /// At most [`HOSTS_PER_MESSAGE_MAX`].
-    pub hosts: Vec<HostStatus>,
+/// The message that says how these hosts of `module` fare, at most [`HOSTS_PER_MESSAGE_MAX`] of them. Who says so is
+/// added where the connection is, and when, as it leaves.
+pub(super) fn status_report(module: ModuleId, hosts: &[HostStatus]) -> ReportStatusRequest {
+    debug_assert!(hosts.len() <= HOSTS_PER_MESSAGE_MAX);
+    let results = hosts.iter().map(|status| {
+        let host = status.host.to_wire();
+        let (succ, err, overload) = (status.succ, status.err, status.overloaded);
+        HostCallResult { ip: host.ip, port: host.port, succ, err, overload }
+    });
+    let ModuleId { modid, cmdid } = module;
+    ReportStatusRequest { modid, cmdid, results: results.collect(), ..Default::default() }
 }
 
 /// Which queues of a [`Schedule`] hold a module; lives beside the module's hosts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Ticket {
+pub(super) struct Queued {
     urgent: bool,
     waiting: bool,
 }
 
-impl Ticket {
+impl Queued {
     pub(super) const fn is_queued(self) -> bool {
         self.urgent || self.waiting
     }
 }
 
-/// A module whose turn it is, and by which queue.
+/// A module that is due, and by which queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Turn {
+pub(super) struct Due {
     pub(super) module: ModuleId,
     urgent: bool,
 }
 
-/// The modules that have something to tell, in the order of their turns. Each queue holds a module at most
+/// The modules that have something to tell, in the order in which they are due. Each queue holds a module at most
 /// once, so both are bounded by the number of modules.
 #[derive(Debug)]
 pub(super) struct Schedule {
     interval: Duration,
     urgent: VecDeque<ModuleId>,
-    /// With the time of their turn. The interval is the same for all, so first in is first out.
+    /// With the time when they are due. The interval is the same for all, so first in is first out.
     waiting: VecDeque<(Moment, ModuleId)>,
 }
 
@@ -67,66 +76,66 @@ impl Schedule {
         Self { interval, urgent: VecDeque::new(), waiting: VecDeque::new() }
     }
 
-    /// Counts changed: the module's turn comes one interval from now, or when it comes anyway.
-    pub(super) fn changed(&mut self, module: ModuleId, ticket: &mut Ticket, now: Moment) {
-        if !ticket.waiting {
-            ticket.waiting = true;
+    /// Counts changed: the module is due one interval from now, or when it is due anyway.
+    pub(super) fn changed(&mut self, module: ModuleId, queued: &mut Queued, now: Moment) {
+        if !queued.waiting {
+            queued.waiting = true;
             self.waiting.push_back((now + self.interval, module));
         }
     }
 
-    /// A host changed state: the module's turn is now.
-    pub(super) fn urgent(&mut self, module: ModuleId, ticket: &mut Ticket) {
-        if !ticket.urgent {
-            ticket.urgent = true;
+    /// A host changed state: the module is due now.
+    pub(super) fn urgent(&mut self, module: ModuleId, queued: &mut Queued) {
+        if !queued.urgent {
+            queued.urgent = true;
             self.urgent.push_back(module);
         }
     }
 
-    /// The next module whose turn has come. It stays queued until [`Schedule::done`].
-    pub(super) fn next_turn(&self, now: Moment) -> Option<Turn> {
+    /// The next module that is due. It stays queued until [`Schedule::done`].
+    pub(super) fn next_due(&self, now: Moment) -> Option<Due> {
         if let Some(&module) = self.urgent.front() {
-            return Some(Turn { module, urgent: true });
+            return Some(Due { module, urgent: true });
         }
-        let &(due, module) = self.waiting.front()?;
-        now.is_due(due, self.interval).then_some(Turn { module, urgent: false })
+        let &(at, module) = self.waiting.front()?;
+        now.is_due(at, self.interval).then_some(Due { module, urgent: false })
     }
 
-    /// Ends the turn that [`Schedule::next_turn`] gave last.
-    pub(super) fn done(&mut self, turn: Turn, ticket: Option<&mut Ticket>) {
-        let taken = if turn.urgent {
+    /// Takes out what [`Schedule::next_due`] gave last.
+    pub(super) fn done(&mut self, due: Due, queued: Option<&mut Queued>) {
+        let taken = if due.urgent {
             self.urgent.pop_front()
         } else {
             self.waiting.pop_front().map(|(_, module)| module)
         };
-        debug_assert_eq!(taken, Some(turn.module));
-        match ticket {
-            Some(ticket) if turn.urgent => ticket.urgent = false,
-            Some(ticket) => ticket.waiting = false,
+        debug_assert_eq!(taken, Some(due.module));
+        match queued {
+            Some(queued) if due.urgent => queued.urgent = false,
+            Some(queued) => queued.waiting = false,
             None => {}
         }
     }
 
-    /// Everybody's turn is now, whatever the interval: before a stop nothing is kept back.
-    pub(super) fn hurry(&mut self) {
-        for (due, _) in &mut self.waiting {
-            *due = Moment::ORIGIN;
+    /// Everything is due now, whatever the interval: before a stop nothing is kept back.
+    pub(super) fn flush_now(&mut self) {
+        for (at, _) in &mut self.waiting {
+            *at = Moment::ORIGIN;
         }
     }
 
-    /// When the next turn comes.
+    /// When the next module is due.
     pub(super) fn deadline(&self) -> Option<Moment> {
         if !self.urgent.is_empty() {
             return Some(Moment::ORIGIN);
         }
-        self.waiting.front().map(|&(due, _)| due)
+        self.waiting.front().map(|&(at, _)| at)
     }
 
-    /// Whether a module is queued as its ticket says; only for `debug_assert`s.
-    pub(super) fn agrees_with(&self, module: ModuleId, ticket: Ticket) -> bool {
-        let urgent = self.urgent.iter().filter(|&&queued| queued == module).count();
-        let waiting = self.waiting.iter().filter(|&&(_, queued)| queued == module).count();
-        urgent == usize::from(ticket.urgent) && waiting == usize::from(ticket.waiting)
+    /// Whether a module is queued as it says itself; only for `debug_assert`s.
+    pub(super) fn agrees_with(&self, module: ModuleId, queued: Queued) -> bool {
+        let urgent = self.urgent.iter().filter(|&&id| id == module).count();
+        let waiting = self.waiting.iter().filter(|&&(_, id)| id == module).count();
+        urgent == usize::from(queued.urgent) && waiting == usize::from(queued.waiting)
     }
 }
 
@@ -138,28 +147,28 @@ mod tests {
     const A: ModuleId = ModuleId::new(1, 1);
     const B: ModuleId = ModuleId::new(2, 2);
 
-    fn take(schedule: &mut Schedule, ticket: &mut Ticket, now: Moment) -> Option<ModuleId> {
-        let turn = schedule.next_turn(now)?;
-        schedule.done(turn, Some(ticket));
-        Some(turn.module)
+    fn take(schedule: &mut Schedule, queued: &mut Queued, now: Moment) -> Option<ModuleId> {
+        let due = schedule.next_due(now)?;
+        schedule.done(due, Some(queued));
+        Some(due.module)
     }
 
     #[test]
-    fn a_turn_per_interval_however_often_it_changes() {
-        let (mut schedule, mut ticket) = (Schedule::new(SECOND), Ticket::default());
-        let mut turns = 0;
+    fn one_message_per_interval_however_often_it_changes() {
+        let (mut schedule, mut queued) = (Schedule::new(SECOND), Queued::default());
+        let mut taken = 0;
         for ms in 0..10_000 {
             let now = Moment::since_origin(Duration::from_millis(ms));
-            schedule.changed(A, &mut ticket, now);
-            turns += usize::from(take(&mut schedule, &mut ticket, now).is_some());
+            schedule.changed(A, &mut queued, now);
+            taken += usize::from(take(&mut schedule, &mut queued, now).is_some());
         }
-        // Each time a second after the first change since the last turn, a millisecond later.
-        assert_eq!(turns, 9);
+        // Each time a second after the first change since the last one, a millisecond later.
+        assert_eq!(taken, 9);
     }
 
     #[test]
     fn urgent_modules_go_first_and_at_once() {
-        let (mut schedule, mut a, mut b) = (Schedule::new(SECOND), Ticket::default(), Ticket::default());
+        let (mut schedule, mut a, mut b) = (Schedule::new(SECOND), Queued::default(), Queued::default());
         schedule.changed(A, &mut a, Moment::ORIGIN);
         assert_eq!(schedule.deadline(), Some(Moment::ORIGIN + SECOND));
         schedule.urgent(B, &mut b);
@@ -174,16 +183,16 @@ mod tests {
 
     #[test]
     fn a_clock_that_steps_back_does_not_silence_a_module() {
-        let (mut schedule, mut ticket) = (Schedule::new(SECOND), Ticket::default());
-        schedule.changed(A, &mut ticket, Moment::ORIGIN + 1_000 * SECOND);
-        assert_eq!(take(&mut schedule, &mut ticket, Moment::ORIGIN), Some(A));
+        let (mut schedule, mut queued) = (Schedule::new(SECOND), Queued::default());
+        schedule.changed(A, &mut queued, Moment::ORIGIN + 1_000 * SECOND);
+        assert_eq!(take(&mut schedule, &mut queued, Moment::ORIGIN), Some(A));
     }
 
     #[test]
     fn before_a_stop_nothing_is_kept_back() {
-        let (mut schedule, mut ticket) = (Schedule::new(SECOND), Ticket::default());
-        schedule.changed(A, &mut ticket, Moment::ORIGIN);
-        schedule.hurry();
-        assert_eq!(take(&mut schedule, &mut ticket, Moment::ORIGIN), Some(A));
+        let (mut schedule, mut queued) = (Schedule::new(SECOND), Queued::default());
+        schedule.changed(A, &mut queued, Moment::ORIGIN);
+        schedule.flush_now();
+        assert_eq!(take(&mut schedule, &mut queued, Moment::ORIGIN), Some(A));
     }
 }

@@ -1,13 +1,16 @@
 //! One shard's modules: their routes, their hosts, and what is known of them.
 //!
 //! A shard owns the modules whose ids lead to it, and nobody else touches them. The table answers lookups
-//! from memory alone and notes what it would like to know: questions for lars-dns come out of
-//! [`Table::poll_output`], call counts for the reporter out of [`Table::poll_statistics`].
+//! from memory alone and notes what it wants: which routes it is interested in comes out of
+//! [`Table::poll_interest`], call counts for the reporter out of [`Table::poll_statistics`].
 //!
 //! A module is either *without hosts* (not answered yet, or known to be empty) or *with hosts*, in which
 //! case a policy balances them. One moment per module, `ask_at`, says from when on a lookup asks lars-dns:
 //! at once for a new module, [`ASK_AGAIN_INTERVAL`] after a question (answers get lost), `update_timeout`
 //! after an answer. So no module stays without an answer for ever, and none is asked for at every lookup.
+//!
+//! Anybody on the machine can look up modules that nobody serves. When they fill the table, the one among them that
+//! nobody has looked up for longest makes room for a new one.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -16,22 +19,32 @@ use std::{
 };
 
 use ahash::RandomState;
-use lars_proto::{Endpoint, HostAddr, ModuleId};
+use lars_proto::{Endpoint, HostAddr, ModuleId, messages::ReportStatusRequest};
 use slab::Slab;
 
 use super::{
-    balancer::{Balancer, BalancerParams, Census, Change, Effects, HostStatus, Outcome, Pick},
-    statistics::{HOSTS_PER_MESSAGE_MAX, Schedule, StatusReport, Ticket},
+    balancer::{
+        Balancer, BalancerParams, Census, Change, Effects, HostStatus, Outcome, Pick,
+        linked_order::{Linked, LinkedOrder, Links},
+    },
+    statistics::{HOSTS_PER_MESSAGE_MAX, Queued, Schedule, status_report},
     time::Moment,
 };
+use crate::stats::TableStats;
 
 /// After so long without an answer a lookup asks lars-dns again.
 pub const ASK_AGAIN_INTERVAL: Duration = Duration::from_secs(2);
 /// A module without hosts that nobody has asked for in this time is forgotten.
 pub const FORGET_AFTER: Duration = Duration::from_secs(300);
-/// Questions for lars-dns that wait in the table. When so many wait, a lookup is answered without asking;
-/// the next one tries again.
-pub const OUTPUTS_MAX: usize = 16_384;
+/// Interests that wait in the table. When so many wait, a lookup is answered without asking lars-dns; the next
+/// one tries again.
+pub const INTERESTS_MAX: usize = 16_384;
+/// Modules without hosts that are looked at for one to make room. Those that the schedule still holds stay.
+const EVICTION_TRIES: usize = 8;
+/// Changes of hosts that wait to be told to people. Beyond, they are counted only.
+const CHANGES_MAX: usize = 64;
+/// The least time between two notes that the table is full.
+const FULL_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Each sweep visits one part in so many of the modules …
 const SWEEP_PARTS: usize = 8;
@@ -46,8 +59,8 @@ const CHECKED_MODULES_MAX: usize = 64;
 pub struct TableConfig {
     /// What the modules' balancers go by.
     pub balancer: Arc<BalancerParams>,
-    /// The most modules a table knows. Beyond, lookups of unknown modules are answered with
-    /// [`Answer::NotFound`] and counted: garbage must not exhaust memory.
+    /// The most modules a table knows: garbage must not exhaust memory. Beyond, a new module takes the place of one
+    /// without hosts; if all have hosts, it is answered with [`Answer::NotFound`] and not remembered.
     pub modules_max: usize,
     /// How long an answer of lars-dns counts as current.
     pub update_timeout: Duration,
@@ -76,44 +89,41 @@ pub enum Answer {
     NotFound,
 }
 
-/// What the table wants from the link to lars-dns.
+/// Which routes a table is interested in, and no more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Output {
+pub enum Interest {
     /// Ask for this module's route.
-    QueryDns(ModuleId),
+    Want(ModuleId),
     /// Nobody looks this module up any more.
     Forget(ModuleId),
-}
-
-/// What a table has done so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct TableCounters {
-    pub lookups_ok: u64,
-    pub lookups_overload: u64,
-    pub lookups_noexist: u64,
-    pub route_lookups: u64,
-    /// Lookups of unknown modules that were not remembered because the table is full.
-    pub modules_refused: u64,
-    pub reports: u64,
-    /// Reports for a module or a host that is not known; ignored.
-    pub reports_unknown: u64,
-    pub ejections: u64,
-    pub recoveries: u64,
-    pub probes: u64,
-    pub updates: u64,
-    /// Routes of modules that nobody wants; ignored.
-    pub updates_unknown: u64,
 }
 
 struct Module {
     id: ModuleId,
     /// From when on a lookup asks lars-dns.
     ask_at: Moment,
-    /// The last lookup that found no hosts.
+    /// The last lookup that found no hosts, and its place among the others of that kind.
     missed_at: Moment,
-    ticket: Ticket,
+    misses: Links,
+    queued: Queued,
     /// None while there are no hosts, which keeps modules learned from garbage small.
     balancer: Option<Box<Balancer>>,
+}
+
+impl Module {
+    fn census(&self) -> Census {
+        self.balancer.as_ref().map(|balancer| balancer.census()).unwrap_or_default()
+    }
+}
+
+impl Linked for Module {
+    fn links(&self, _: usize) -> &Links {
+        &self.misses
+    }
+
+    fn links_mut(&mut self, _: usize) -> &mut Links {
+        &mut self.misses
+    }
 }
 
 /// One shard's modules.
@@ -121,14 +131,21 @@ pub struct Table {
     config: TableConfig,
     modules: Slab<Module>,
     by_id: HashMap<ModuleId, usize, RandomState>,
-    outputs: VecDeque<Output>,
+    /// The modules without hosts, the longest-missed first.
+    misses: LinkedOrder<0>,
+    interests: VecDeque<Interest>,
+    /// When it was last noted that the table is full, and whether somebody should be told.
+    full_at: Option<Moment>,
+    is_full_news: bool,
+    /// What balancers did that people should know of.
+    changes: VecDeque<(ModuleId, Change)>,
     schedule: Schedule,
     /// Where the next sweep goes on, as a slab key, and when.
     sweep_from: usize,
     sweep_at: Moment,
     /// One above the highest slab key used so far.
     keys_end: usize,
-    counters: TableCounters,
+    stats: TableStats,
 }
 
 impl Table {
@@ -139,12 +156,16 @@ impl Table {
             config,
             modules: Slab::new(),
             by_id: HashMap::default(),
-            outputs: VecDeque::new(),
+            misses: LinkedOrder::default(),
+            interests: VecDeque::new(),
+            full_at: None,
+            is_full_news: false,
+            changes: VecDeque::new(),
             schedule,
             sweep_from: 0,
             sweep_at: Moment::ORIGIN,
             keys_end: 0,
-            counters: TableCounters::default(),
+            stats: TableStats::default(),
         }
     }
 
@@ -160,9 +181,9 @@ impl Table {
             self.note(key, effects, now);
         }
         let (counter, answer) = match pick {
-            Pick::Host(host) => (&mut self.counters.lookups_ok, Answer::Host(host)),
-            Pick::Overloaded => (&mut self.counters.lookups_overload, Answer::Overloaded),
-            Pick::NoHosts => (&mut self.counters.lookups_noexist, Answer::NotFound),
+            Pick::Host(host) => (&mut self.stats.lookups_ok, Answer::Host(host)),
+            Pick::Overloaded => (&mut self.stats.lookups_overload, Answer::Overloaded),
+            Pick::NoHosts => (&mut self.stats.lookups_noexist, Answer::NotFound),
         };
         *counter += 1;
         self.check_invariants();
@@ -171,7 +192,7 @@ impl Table {
 
     /// Appends all hosts of `module` to `hosts`: none if it is unknown or has none.
     pub fn get_route(&mut self, module: ModuleId, now: Moment, hosts: &mut Vec<HostAddr>) {
-        self.counters.route_lookups += 1;
+        self.stats.route_lookups += 1;
         self.look_up(module, now);
         self.each_host(module, &mut |status| hosts.push(status.host));
         self.check_invariants();
@@ -185,9 +206,9 @@ impl Table {
             .and_then(|key| self.modules[key].balancer.as_mut())
             .is_some_and(|balancer| balancer.report(host, outcome, now, &mut effects));
         if known {
-            self.counters.reports += 1;
+            self.stats.reports += 1;
         } else {
-            self.counters.reports_unknown += 1;
+            self.stats.reports_unknown += 1;
         }
         if let Some(key) = key {
             self.note(key, effects, now);
@@ -198,43 +219,64 @@ impl Table {
     /// lars-dns says that `hosts` is the route of `module` now.
     pub fn route_update(&mut self, module: ModuleId, hosts: &[HostAddr], now: Moment) {
         let Some(&key) = self.by_id.get(&module) else {
-            self.counters.updates_unknown += 1;
+            self.stats.updates_unknown += 1;
             return;
         };
-        self.counters.updates += 1;
+        self.stats.updates += 1;
         let module = &mut self.modules[key];
         module.ask_at = now + self.config.update_timeout;
+        let before = module.census();
         if hosts.is_empty() {
-            module.balancer = None;
-            module.missed_at = now;
+            if module.balancer.take().is_some() {
+                module.missed_at = now;
+                self.misses.push_back(&mut self.modules, key as u32);
+            }
         } else {
-            let params = &self.config.balancer;
-            let balancer = module.balancer.get_or_insert_with(|| Box::new(Balancer::new(Arc::clone(params))));
-            let mut effects = Effects::default();
+            if module.balancer.is_none() {
+                self.misses.remove(&mut self.modules, key as u32);
+            }
+            let (params, mut effects) = (&self.config.balancer, Effects::default());
+            let balancer =
+                self.modules[key].balancer.get_or_insert_with(|| Box::new(Balancer::new(Arc::clone(params))));
             balancer.update(hosts.iter().copied().map(Endpoint::from), now, &mut effects);
             self.note(key, effects, now);
         }
+        let after = self.modules[key].census();
+        self.stats.hosts_idle = self.stats.hosts_idle + after.idle as u64 - before.idle as u64;
+        self.stats.hosts_overloaded =
+            self.stats.hosts_overloaded + after.overloaded as u64 - before.overloaded as u64;
         self.check_invariants();
     }
 
-    /// The next question for lars-dns.
-    pub fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+    /// Whether [`Table::poll_interest`] or [`Table::poll_change`] has something to give.
+    #[must_use]
+    pub fn has_output(&self) -> bool {
+        !self.interests.is_empty() || !self.changes.is_empty()
     }
 
-    /// The question given last could not be passed on: it is the first one next time.
-    pub fn unsent(&mut self, output: Output) {
-        self.outputs.push_front(output);
+    /// The next ejection or recovery of a host, or what else its balancer did.
+    pub fn poll_change(&mut self) -> Option<(ModuleId, Change)> {
+        self.changes.pop_front()
     }
 
-    /// The next message for the reporter, if one is due. Its hosts count as told, so ask only when it can be
-    /// sent; if it may have been lost after all, there is [`Table::retell`].
-    pub fn poll_statistics(&mut self, now: Moment) -> Option<StatusReport> {
+    /// The next interest, in the order in which they came about.
+    pub fn poll_interest(&mut self) -> Option<Interest> {
+        self.interests.pop_front()
+    }
+
+    /// Whether the table has been full since this was asked last; true once in a while at most.
+    pub fn poll_full(&mut self) -> bool {
+        std::mem::take(&mut self.is_full_news)
+    }
+
+    /// The next message for the reporter, if one is due. Its hosts count as sent, so ask only when it can be
+    /// sent; if it may have been lost after all, there is [`Table::resend`].
+    pub fn poll_statistics(&mut self, now: Moment) -> Option<ReportStatusRequest> {
         loop {
-            let turn = self.schedule.next_turn(now)?;
-            let module = self.by_id.get(&turn.module).map(|&key| &mut self.modules[key]);
-            let Some(Module { ticket, balancer, .. }) = module else {
-                self.schedule.done(turn, None);
+            let due = self.schedule.next_due(now)?;
+            let module = self.by_id.get(&due.module).map(|&key| &mut self.modules[key]);
+            let Some(Module { queued, balancer, .. }) = module else {
+                self.schedule.done(due, None);
                 continue;
             };
             let mut hosts = Vec::new();
@@ -244,39 +286,43 @@ impl Table {
                 has_more = balancer.has_dirty();
             }
             if !has_more {
-                self.schedule.done(turn, Some(ticket));
+                self.schedule.done(due, Some(queued));
             }
             self.check_invariants();
             if !hosts.is_empty() {
-                return Some(StatusReport { module: turn.module, hosts });
+                return Some(status_report(due.module, &hosts));
             }
         }
     }
 
-    /// The reporter may have lost what it was told, because the link broke: everything told is told again.
-    pub fn retell(&mut self, now: Moment) {
+    /// The reporter may have lost what was sent, because the connection broke: all of it is sent again.
+    pub fn resend(&mut self, now: Moment) {
         for (_, module) in &mut self.modules {
             if let Some(balancer) = &mut module.balancer {
                 balancer.resend();
                 if balancer.has_dirty() {
-                    self.schedule.changed(module.id, &mut module.ticket, now);
+                    self.schedule.changed(module.id, &mut module.queued, now);
                 }
             }
         }
         self.check_invariants();
     }
 
-    /// Makes everything there is to tell due at once, for a last report before a stop.
-    pub fn hurry_statistics(&mut self) {
-        self.schedule.hurry();
+    /// Makes everything that was not sent yet due at once, for a last report before a stop.
+    pub fn flush_now(&mut self) {
+        self.schedule.flush_now();
     }
 
-    /// When [`Table::handle_timeout`] or [`Table::poll_statistics`] has something to do next, if nothing
-    /// else happens before.
+    /// When [`Table::poll_statistics`] has something to give, if nothing else happens before.
+    #[must_use]
+    pub fn statistics_deadline(&self) -> Option<Moment> {
+        self.schedule.deadline()
+    }
+
+    /// When [`Table::handle_timeout`] has something to do.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Moment> {
-        let sweep = (!self.modules.is_empty()).then_some(self.sweep_at);
-        [sweep, self.schedule.deadline()].into_iter().flatten().min()
+        (!self.modules.is_empty()).then_some(self.sweep_at)
     }
 
     /// Sweeps a part of the modules, if it is time: closes windows that nobody's lookup or report closed,
@@ -295,23 +341,8 @@ impl Table {
     }
 
     #[must_use]
-    pub const fn counters(&self) -> TableCounters {
-        self.counters
-    }
-
-    #[must_use]
-    pub fn modules_len(&self) -> usize {
-        self.modules.len()
-    }
-
-    /// How many hosts there are in each state, of all modules. Takes time in the number of modules.
-    #[must_use]
-    pub fn census(&self) -> Census {
-        let censuses = self.modules.iter().filter_map(|(_, module)| Some(module.balancer.as_ref()?.census()));
-        censuses.fold(Census::default(), |sum, one| Census {
-            idle: sum.idle + one.idle,
-            overloaded: sum.overloaded + one.overloaded,
-        })
+    pub const fn stats(&self) -> TableStats {
+        self.stats
     }
 
     /// Visits every host of `module`, the idle ones first, in the order in which they will be picked.
@@ -322,53 +353,84 @@ impl Table {
         }
     }
 
-    /// Finds a module for a lookup, learns it if it is new, and asks lars-dns if it is time to.
+    /// Finds a module for a lookup, inserts it if it is new, and asks lars-dns if it is time to.
     fn look_up(&mut self, id: ModuleId, now: Moment) -> Option<usize> {
         let key = match self.by_id.get(&id) {
             Some(&key) => key,
-            None => self.learn(id, now)?,
+            None => self.insert_module(id, now)?,
         };
         let module = &mut self.modules[key];
+        let wait_max = self.config.update_timeout.max(ASK_AGAIN_INTERVAL);
+        if now.is_due(module.ask_at, wait_max) && self.interests.len() < INTERESTS_MAX {
+            module.ask_at = now + ASK_AGAIN_INTERVAL;
+            self.interests.push_back(Interest::Want(id));
+        }
         if module.balancer.is_none() {
             module.missed_at = now;
-        }
-        let wait_max = self.config.update_timeout.max(ASK_AGAIN_INTERVAL);
-        if now.is_due(module.ask_at, wait_max) && self.outputs.len() < OUTPUTS_MAX {
-            module.ask_at = now + ASK_AGAIN_INTERVAL;
-            self.outputs.push_back(Output::QueryDns(id));
+            self.misses.remove(&mut self.modules, key as u32);
+            self.misses.push_back(&mut self.modules, key as u32);
         }
         Some(key)
     }
 
-    fn learn(&mut self, id: ModuleId, now: Moment) -> Option<usize> {
-        if self.modules.len() >= self.config.modules_max {
-            self.counters.modules_refused += 1;
+    fn insert_module(&mut self, id: ModuleId, now: Moment) -> Option<usize> {
+        if self.modules.len() >= self.config.modules_max && !self.make_room(now) {
+            self.stats.modules_refused += 1;
             return None;
         }
-        let ticket = Ticket::default();
-        let key = self.modules.insert(Module { id, ask_at: now, missed_at: now, ticket, balancer: None });
+        let (misses, queued) = (Links::NONE, Queued::default());
+        let key =
+            self.modules.insert(Module { id, ask_at: now, missed_at: now, misses, queued, balancer: None });
+        self.misses.push_back(&mut self.modules, key as u32);
         self.by_id.insert(id, key);
         self.keys_end = self.keys_end.max(key + 1);
+        self.stats.modules += 1;
         Some(key)
+    }
+
+    /// Forgets the module without hosts that nobody has looked up for longest. False if there is none to forget.
+    fn make_room(&mut self, now: Moment) -> bool {
+        if self.full_at.is_none_or(|at| now.is_due(at + FULL_INTERVAL, FULL_INTERVAL)) {
+            self.full_at = Some(now);
+            self.is_full_news = true;
+        }
+        let is_queued = |key: &u32| self.modules[*key as usize].queued.is_queued();
+        let oldest = self.misses.iter(&self.modules).take(EVICTION_TRIES).find(|key| !is_queued(key));
+        let has_room = oldest.is_some_and(|key| self.forget(key as usize));
+        self.stats.modules_evicted += u64::from(has_room);
+        has_room
     }
 
     /// Counts what a policy brought about, and sees to it that the reporter learns of it.
     fn note(&mut self, key: usize, effects: Effects, now: Moment) {
-        self.counters.probes += u64::from(effects.probed);
-        let mut changed_state = false;
-        for change in &effects.changes {
-            match change {
-                Change::Ejected { .. } => self.counters.ejections += 1,
-                Change::Recovered { .. } => self.counters.recoveries += 1,
-                Change::PanicEntered | Change::PanicLeft => continue,
-            }
-            changed_state = true;
-        }
+        self.stats.probes += u64::from(effects.probed);
+        self.stats.ejections_spared += u64::from(effects.spared);
         let module = &mut self.modules[key];
+        let mut changed_state = false;
+        for &change in &effects.changes {
+            match change {
+                Change::Ejected { .. } => {
+                    self.stats.ejections += 1;
+                    self.stats.hosts_idle -= 1;
+                    self.stats.hosts_overloaded += 1;
+                    changed_state = true;
+                }
+                Change::Recovered { .. } => {
+                    self.stats.recoveries += 1;
+                    self.stats.hosts_idle += 1;
+                    self.stats.hosts_overloaded -= 1;
+                    changed_state = true;
+                }
+                Change::PanicEntered | Change::PanicLeft => {}
+            }
+            if self.changes.len() < CHANGES_MAX {
+                self.changes.push_back((module.id, change));
+            }
+        }
         if changed_state {
-            self.schedule.urgent(module.id, &mut module.ticket);
+            self.schedule.urgent(module.id, &mut module.queued);
         } else if effects.dirty {
-            self.schedule.changed(module.id, &mut module.ticket, now);
+            self.schedule.changed(module.id, &mut module.queued, now);
         }
     }
 
@@ -385,18 +447,22 @@ impl Table {
         }
     }
 
-    /// Forgets a module, unless lars-dns or the schedule could not be told; then the next sweep tries again.
-    fn forget(&mut self, key: usize) {
+    /// Forgets a module without hosts, unless the schedule holds it or lars-dns could not be told; then it can be
+    /// tried again later.
+    fn forget(&mut self, key: usize) -> bool {
         let module = &self.modules[key];
-        if module.ticket.is_queued() || self.outputs.len() >= OUTPUTS_MAX {
-            return;
+        if module.queued.is_queued() || self.interests.len() >= INTERESTS_MAX {
+            return false;
         }
         self.by_id.remove(&module.id);
-        self.outputs.push_back(Output::Forget(module.id));
+        self.interests.push_back(Interest::Forget(module.id));
+        self.misses.remove(&mut self.modules, key as u32);
         self.modules.remove(key);
+        self.stats.modules -= 1;
+        true
     }
 
-    /// The map leads to the modules, modules that have something to tell are scheduled as their tickets say,
+    /// The map leads to the modules, modules that have something to tell are scheduled as they say themselves,
     /// and the bounds hold. In debug builds only, and not with so many modules that it would take long.
     fn check_invariants(&self) {
         if !cfg!(debug_assertions) || self.modules.len() > CHECKED_MODULES_MAX {
@@ -405,11 +471,23 @@ impl Table {
         assert_eq!(self.by_id.len(), self.modules.len(), "each module is in the map");
         assert!(self.modules.len() <= self.config.modules_max, "modules are bounded");
         assert!(self.sweep_from <= self.keys_end, "sweeps stay in range");
+        assert_eq!(self.stats.modules, self.modules.len() as u64, "modules are counted");
+        let census = self.modules.iter().map(|(_, module)| module.census());
+        let (idle, overloaded) =
+            census.fold((0, 0), |sum, one| (sum.0 + one.idle as u64, sum.1 + one.overloaded as u64));
+        assert_eq!(
+            (self.stats.hosts_idle, self.stats.hosts_overloaded),
+            (idle, overloaded),
+            "hosts are counted"
+        );
+        assert!(self.misses.is_well_formed(&self.modules), "the misses are a queue");
         for (key, module) in &self.modules {
             assert_eq!(self.by_id.get(&module.id), Some(&key), "the map leads to {}", module.id);
-            assert!(self.schedule.agrees_with(module.id, module.ticket), "{} is queued once", module.id);
+            assert!(self.schedule.agrees_with(module.id, module.queued), "{} is queued once", module.id);
+            let is_missed = module.misses != Links::NONE;
+            assert_eq!(is_missed, module.balancer.is_none(), "{} is among the misses", module.id);
             let has_dirty = module.balancer.as_ref().is_some_and(|balancer| balancer.has_dirty());
-            assert!(!has_dirty || module.ticket.is_queued(), "{} gets its turn", module.id);
+            assert!(!has_dirty || module.queued.is_queued(), "{} is sent", module.id);
         }
     }
 }
@@ -441,16 +519,16 @@ mod tests {
     fn table_with(ports: impl IntoIterator<Item = u16>) -> Table {
         let mut table = table();
         assert_eq!(table.get_host(A, T0), Answer::NotFound);
-        assert_eq!(outputs(&mut table), [Output::QueryDns(A)]);
+        assert_eq!(interests(&mut table), [Interest::Want(A)]);
         table.route_update(A, &hosts(ports), T0);
         table
     }
 
-    fn outputs(table: &mut Table) -> Vec<Output> {
-        std::iter::from_fn(|| table.poll_output()).collect()
+    fn interests(table: &mut Table) -> Vec<Interest> {
+        std::iter::from_fn(|| table.poll_interest()).collect()
     }
 
-    fn reports(table: &mut Table, now: Moment) -> Vec<StatusReport> {
+    fn reports(table: &mut Table, now: Moment) -> Vec<ReportStatusRequest> {
         std::iter::from_fn(|| table.poll_statistics(now)).collect()
     }
 
@@ -478,18 +556,18 @@ mod tests {
             for _ in 0..3 {
                 assert_eq!(table.get_host(A, T0), Answer::NotFound);
             }
-            assert_eq!(outputs(&mut table), [Output::QueryDns(A)]);
+            assert_eq!(interests(&mut table), [Interest::Want(A)]);
         }
 
         #[test]
         fn an_answer_that_got_lost_is_asked_for_again() {
             let mut table = table();
             table.get_host(A, T0);
-            outputs(&mut table);
+            interests(&mut table);
             table.get_host(A, T0 + ASK_AGAIN_INTERVAL.mul_f32(0.9));
-            assert_eq!(outputs(&mut table), []);
+            assert_eq!(interests(&mut table), []);
             table.get_host(A, T0 + ASK_AGAIN_INTERVAL);
-            assert_eq!(outputs(&mut table), [Output::QueryDns(A)]);
+            assert_eq!(interests(&mut table), [Interest::Want(A)]);
         }
 
         #[test]
@@ -498,31 +576,31 @@ mod tests {
             for second in 0..15 {
                 assert_eq!(table.get_host(A, T0 + second * SECOND), Answer::NotFound);
             }
-            assert_eq!(outputs(&mut table), []);
+            assert_eq!(interests(&mut table), []);
             assert_eq!(table.get_host(A, T0 + 15 * SECOND), Answer::NotFound);
-            assert_eq!(outputs(&mut table), [Output::QueryDns(A)]);
+            assert_eq!(interests(&mut table), [Interest::Want(A)]);
         }
 
         #[test]
         fn a_route_is_asked_for_again_by_the_first_lookup_after_the_update_timeout() {
             let mut table = table_with([1]);
             table.get_host(A, T0 + 14 * SECOND);
-            assert_eq!(outputs(&mut table), []);
+            assert_eq!(interests(&mut table), []);
             assert_eq!(table.get_host(A, T0 + 15 * SECOND), Answer::Host(host(1)));
             table.get_host(A, T0 + 15 * SECOND);
-            assert_eq!(outputs(&mut table), [Output::QueryDns(A)]);
+            assert_eq!(interests(&mut table), [Interest::Want(A)]);
             table.route_update(A, &hosts([1]), T0 + 16 * SECOND);
             table.get_host(A, T0 + 30 * SECOND);
-            assert_eq!(outputs(&mut table), [], "an update counts from when it came");
+            assert_eq!(interests(&mut table), [], "an update counts from when it came");
         }
 
         #[test]
         fn a_clock_that_steps_back_does_not_keep_a_module_from_being_asked_for() {
             let mut table = table();
             table.get_host(A, T0 + 1_000 * SECOND);
-            outputs(&mut table);
+            interests(&mut table);
             table.get_host(A, T0);
-            assert_eq!(outputs(&mut table), [Output::QueryDns(A)]);
+            assert_eq!(interests(&mut table), [Interest::Want(A)]);
         }
 
         #[test]
@@ -533,9 +611,9 @@ mod tests {
             assert_eq!(table.get_host(A, T0), Answer::Overloaded);
             table.route_update(A, &[], T0);
             assert_eq!(table.get_host(A, T0), Answer::NotFound);
-            let counters = table.counters();
-            assert_eq!((counters.lookups_ok, counters.lookups_overload, counters.lookups_noexist), (1, 1, 2));
-            assert_eq!((counters.ejections, counters.reports, counters.updates), (1, 15, 2));
+            let stats = table.stats();
+            assert_eq!((stats.lookups_ok, stats.lookups_overload, stats.lookups_noexist), (1, 1, 2));
+            assert_eq!((stats.ejections, stats.reports, stats.updates), (1, 15, 2));
         }
 
         #[test]
@@ -551,53 +629,105 @@ mod tests {
         fn a_route_of_an_unknown_module_is_empty_and_asked_for() {
             let (mut table, mut route) = (table(), vec![]);
             table.get_route(B, T0, &mut route);
-            assert_eq!((route, outputs(&mut table)), (vec![], vec![Output::QueryDns(B)]));
+            assert_eq!((route, interests(&mut table)), (vec![], vec![Interest::Want(B)]));
         }
     }
 
     mod bounds {
         use super::*;
 
+        fn table_of(modules_max: usize) -> Table {
+            Table::new(TableConfig { modules_max, ..TableConfig::default() })
+        }
+
         #[test]
-        fn a_full_table_answers_unknown_modules_without_remembering_them() {
-            let config = TableConfig { modules_max: 2, ..TableConfig::default() };
-            let mut table = Table::new(config);
+        fn in_a_full_table_the_longest_missed_module_without_hosts_makes_room() {
+            let mut table = table_of(2);
+            table.get_host(A, T0);
+            table.route_update(A, &hosts([1]), T0);
+            table.get_host(B, T0);
+            assert!(!table.poll_full());
             for n in 0..10 {
                 assert_eq!(table.get_host(ModuleId::new(n, 0), T0), Answer::NotFound);
             }
-            assert_eq!((table.modules_len(), table.counters().modules_refused), (2, 8));
-            assert_eq!(outputs(&mut table).len(), 2);
+            let newest = ModuleId::new(9, 0);
+            table.route_update(newest, &hosts([2]), T0);
+            assert_eq!(table.get_host(newest, T0), Answer::Host(host(2)), "a new module is served");
+            assert_eq!(table.get_host(A, T0), Answer::Host(host(1)), "a module with hosts stays");
+            assert_eq!((table.stats().modules, table.stats().modules_evicted), (2, 10));
+            let interests = interests(&mut table);
+            assert_eq!(
+                interests[..4],
+                [
+                    Interest::Want(A),
+                    Interest::Want(B),
+                    Interest::Forget(B),
+                    Interest::Want(ModuleId::new(0, 0)),
+                ]
+            );
+            assert!(table.poll_full() && !table.poll_full(), "said once");
+        }
+
+        #[test]
+        fn a_lookup_keeps_its_module_from_making_room() {
+            let mut table = table_of(2);
+            table.get_host(A, T0);
+            table.get_host(B, T0);
+            table.get_host(A, T0);
+            interests(&mut table);
+            table.get_host(ModuleId::new(7, 7), T0);
+            assert_eq!(interests(&mut table), [Interest::Forget(B), Interest::Want(ModuleId::new(7, 7))]);
+        }
+
+        #[test]
+        fn a_table_full_of_modules_with_hosts_remembers_no_others() {
+            let mut table = table_of(1);
+            table.get_host(A, T0);
+            table.route_update(A, &hosts([1]), T0);
+            assert_eq!(table.get_host(B, T0), Answer::NotFound);
+            assert_eq!((table.stats().modules, table.stats().modules_refused), (1, 1));
+        }
+
+        #[test]
+        fn an_empty_answer_does_not_keep_a_module_that_nobody_looks_up() {
+            let mut table = table_with([]);
+            for second in 1..=300 {
+                table.route_update(A, &[], T0 + second * SECOND);
+            }
+            sweep_all(&mut table, T0 + FORGET_AFTER + SECOND);
+            assert_eq!(interests(&mut table), [Interest::Forget(A)]);
+            assert_eq!(table.stats().modules, 0);
         }
 
         #[test]
         fn modules_without_hosts_are_forgotten_when_nobody_asks_for_them() {
             let mut table = table_with([1]);
             table.get_host(B, T0);
-            outputs(&mut table);
+            interests(&mut table);
             table.get_host(B, T0 + 2 * SECOND);
-            outputs(&mut table);
+            interests(&mut table);
             sweep_all(&mut table, T0 + FORGET_AFTER + SECOND);
-            assert_eq!(table.modules_len(), 2);
+            assert_eq!(table.stats().modules, 2);
             sweep_all(&mut table, T0 + FORGET_AFTER + 2 * SECOND);
-            assert_eq!(outputs(&mut table), [Output::Forget(B)]);
-            assert_eq!(table.modules_len(), 1, "a module with hosts stays");
+            assert_eq!(interests(&mut table), [Interest::Forget(B)]);
+            assert_eq!(table.stats().modules, 1, "a module with hosts stays");
         }
 
         #[test]
         fn questions_that_nobody_takes_do_not_pile_up() {
             let mut table = table();
-            let asked = OUTPUTS_MAX as i32 + 1;
+            let asked = INTERESTS_MAX as i32 + 1;
             (0..asked).for_each(|n| assert_eq!(table.get_host(ModuleId::new(n, 7), T0), Answer::NotFound));
-            assert_eq!(outputs(&mut table).len(), OUTPUTS_MAX);
+            assert_eq!(interests(&mut table).len(), INTERESTS_MAX);
             table.get_host(ModuleId::new(asked - 1, 7), T0);
-            assert_eq!(outputs(&mut table).len(), 1, "the next lookup asks");
+            assert_eq!(interests(&mut table).len(), 1, "the next lookup asks");
         }
 
         #[test]
         fn routes_that_nobody_asked_for_are_ignored() {
             let mut table = table();
             table.route_update(A, &hosts([1]), T0);
-            assert_eq!((table.modules_len(), table.counters().updates_unknown), (0, 1));
+            assert_eq!((table.stats().modules, table.stats().updates_unknown), (0, 1));
         }
 
         #[test]
@@ -605,8 +735,8 @@ mod tests {
             let mut table = table_with([1]);
             table.report(A, host(9), Outcome::Failure, T0);
             table.report(B, host(1), Outcome::Failure, T0);
-            assert_eq!((table.counters().reports_unknown, table.counters().reports), (2, 0));
-            assert_eq!((table.modules_len(), outputs(&mut table)), (1, vec![]));
+            assert_eq!((table.stats().reports_unknown, table.stats().reports), (2, 0));
+            assert_eq!((table.stats().modules, interests(&mut table)), (1, vec![]));
         }
     }
 
@@ -619,7 +749,7 @@ mod tests {
             table.report(A, host(1), Outcome::Success, T0);
             fail(&mut table, 1, 2, T0);
             assert_eq!(reports(&mut table, T0), []);
-            let expected = StatusReport { module: A, hosts: vec![status(1, 1, 2, false)] };
+            let expected = status_report(A, &[status(1, 1, 2, false)]);
             assert_eq!(reports(&mut table, T0 + SECOND), [expected]);
             assert_eq!(reports(&mut table, T0 + 2 * SECOND), [], "nothing changed");
         }
@@ -629,18 +759,17 @@ mod tests {
             let mut table = table_with([1, 2]);
             table.report(A, host(2), Outcome::Success, T0);
             fail(&mut table, 1, 15, T0);
-            let expected =
-                StatusReport { module: A, hosts: vec![status(1, 0, 0, true), status(2, 1, 0, false)] };
+            let expected = status_report(A, &[status(1, 0, 0, true), status(2, 1, 0, false)]);
             assert_eq!(reports(&mut table, T0), [expected]);
-            let recovered = StatusReport { module: A, hosts: vec![status(1, 0, 0, false)] };
+            let recovered = status_report(A, &[status(1, 0, 0, false)]);
             sweep_all(&mut table, T0 + 14 * SECOND);
             assert_eq!(reports(&mut table, T0 + 14 * SECOND), []);
             // The window of host 2 ends too, and its counts with it.
             sweep_all(&mut table, T0 + 16 * SECOND);
             let sent = reports(&mut table, T0 + 16 * SECOND);
             assert_eq!(sent.len(), 1);
-            assert!(sent[0].hosts.contains(&recovered.hosts[0]), "{sent:?}");
-            assert_eq!(table.counters().recoveries, 1);
+            assert!(sent[0].results.contains(&recovered.results[0]), "{sent:?}");
+            assert_eq!(table.stats().recoveries, 1);
         }
 
         #[test]
@@ -649,10 +778,14 @@ mod tests {
             let mut table = table_with(ports.clone());
             ports.clone().for_each(|port| table.report(A, host(port), Outcome::Success, T0));
             let sent = reports(&mut table, T0 + SECOND);
-            let lens: Vec<usize> = sent.iter().map(|report| report.hosts.len()).collect();
+            let lens: Vec<usize> = sent.iter().map(|report| report.results.len()).collect();
             assert_eq!(lens, [HOSTS_PER_MESSAGE_MAX, HOSTS_PER_MESSAGE_MAX, 1_000]);
-            let all: Vec<HostStatus> = sent.into_iter().flat_map(|report| report.hosts).collect();
-            assert_eq!(all, ports.map(|port| status(port, 1, 0, false)).collect::<Vec<_>>());
+            let all: Vec<_> = sent.into_iter().flat_map(|report| report.results).collect();
+            let expected: Vec<_> = ports.map(|port| status(port, 1, 0, false)).collect();
+            assert_eq!(
+                all,
+                expected.chunks(100).flat_map(|hosts| status_report(A, hosts).results).collect::<Vec<_>>()
+            );
         }
 
         #[test]
@@ -665,7 +798,7 @@ mod tests {
             let now = T0 + 1_000 * SECOND;
             let mut current = vec![];
             table.each_host(A, &mut |status| current.push(status));
-            assert_eq!(reports(&mut table, now), [StatusReport { module: A, hosts: current }]);
+            assert_eq!(reports(&mut table, now), [status_report(A, &current)]);
         }
 
         #[test]
@@ -673,7 +806,7 @@ mod tests {
             let mut table = table_with([1, 2]);
             fail(&mut table, 1, 15, T0);
             let told = reports(&mut table, T0);
-            table.retell(T0);
+            table.resend(T0);
             assert_eq!(reports(&mut table, T0 + SECOND), told);
         }
 
@@ -681,7 +814,7 @@ mod tests {
         fn before_a_stop_everything_is_due() {
             let mut table = table_with([1]);
             table.report(A, host(1), Outcome::Success, T0);
-            table.hurry_statistics();
+            table.flush_now();
             assert_eq!(reports(&mut table, T0).len(), 1);
         }
 
@@ -703,14 +836,14 @@ mod tests {
             table.route_update(module, &hosts([1]), T0);
             (0..15).for_each(|_| table.report(module, host(1), Outcome::Failure, T0));
         }
-        assert_eq!(table.census(), Census { idle: 0, overloaded: 100 });
+        assert_eq!((table.stats().hosts_idle, table.stats().hosts_overloaded), (0, 100));
         let mut now = T0 + 15 * SECOND;
         let deadline = now + SECOND;
         while now < deadline {
             table.handle_timeout(now);
             now = now + Duration::from_millis(10);
         }
-        assert_eq!(table.census(), Census { idle: 100, overloaded: 0 });
+        assert_eq!((table.stats().hosts_idle, table.stats().hosts_overloaded), (100, 0));
     }
 
     #[test]
@@ -722,6 +855,6 @@ mod tests {
         assert_eq!(table.poll_timeout(), Some(T0 + SWEEP_INTERVAL));
         table.route_update(A, &hosts([1]), T0);
         fail(&mut table, 1, 15, T0);
-        assert_eq!(table.poll_timeout(), Some(T0), "a change of state is told at once");
+        assert_eq!(table.statistics_deadline(), Some(T0), "a change of state is sent at once");
     }
 }

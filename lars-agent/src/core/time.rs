@@ -1,6 +1,9 @@
-//! [`Moment`]: the clock reading that callers pass in.
+//! [`Moment`]: the clock reading that callers pass in; [`Pause`]: the wait before something is tried again.
 
 use std::{ops::Add, time::Duration};
+
+/// After so long what was refused for want of room is offered again.
+pub const RETRY_INTERVAL: Duration = Duration::from_millis(10);
 
 /// A point on a clock that is meant to be monotonic: nanoseconds since an origin that the caller chose once.
 ///
@@ -17,6 +20,12 @@ impl Moment {
     #[must_use]
     pub fn since_origin(elapsed: Duration) -> Self {
         Self(nanos(elapsed))
+    }
+
+    /// How long after the origin this is.
+    #[must_use]
+    pub const fn elapsed(self) -> Duration {
+        Duration::from_nanos(self.0)
     }
 
     /// The earlier moment `ago` before this one, or the origin.
@@ -39,6 +48,31 @@ impl Add<Duration> for Moment {
     /// Saturates; the end of the scale is 584 years off.
     fn add(self, later: Duration) -> Self {
         Self(self.0.saturating_add(nanos(later)))
+    }
+}
+
+/// The wait of something that was refused for want of room, before it is offered again. It ends early where somebody
+/// tells that there is room.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Pause(Option<Moment>);
+
+impl Pause {
+    pub(super) fn begin(&mut self, now: Moment) {
+        self.0 = Some(now + RETRY_INTERVAL);
+    }
+
+    pub(super) fn end(&mut self) {
+        self.0 = None;
+    }
+
+    pub(super) fn is_over(&mut self, now: Moment) -> bool {
+        self.0 = self.0.filter(|&at| !now.is_due(at, RETRY_INTERVAL));
+        self.0.is_none()
+    }
+
+    /// When it is over; long ago if there is none.
+    pub(super) fn deadline(self) -> Moment {
+        self.0.unwrap_or_default()
     }
 }
 

@@ -1,26 +1,19 @@
-//! The agent's IO: sockets, links, shards. What is decided is decided in [`core`](crate::core).
+//! The agent's IO: sockets, connections, shards. What is decided is decided in [`core`](crate::core).
 //!
-//! * [`request`]: datagrams to requests.
-//! * [`shard`]: one shard, its table and what it does with requests.
-//! * [`post`]: letters between shards.
-//! * [`dns`], [`reporter`]: the two links, both of them on shard 0.
-//! * [`service`]: all of it started and stopped.
+//! * [`api`]: datagrams to requests, and back.
+//! * [`shard`]: drives one shard's core.
+//! * [`uplinks`]: the connections to lars-dns and lars-reporter, both of them on one shard.
+//! * [`caller`]: which address this machine has.
+//! * [`agent`]: all of it started and stopped.
 
-mod request;
+mod api;
 
 mod shard;
 
-mod post;
+mod uplinks;
 
-mod dns;
+mod caller;
 
-mod reporter;
+mod agent;
 
-mod service;
-
-mod stats;
-
-pub use self::{
-    service::{Agent, StartError, run},
-    stats::AgentStats,
-};
+pub use self::agent::{Agent, StartError, run};

@@ -15,7 +15,7 @@ use lars_agent::{Agent, RawConfig};
 use lars_proto::{
     HostAddr, ModuleId, frame,
     messages::{
-        GetHostRequest, GetHostResponse, GetRouteRequest, GetRouteResponse, MessageId, ReportRequest,
+        Forget, GetHostRequest, GetHostResponse, GetRouteRequest, GetRouteResponse, MessageId, ReportRequest,
         ReportStatusRequest, RetCode,
     },
     route::{self, RouteReply},
@@ -50,6 +50,13 @@ pub(crate) fn config(dns: SocketAddr, reporter: SocketAddr) -> RawConfig {
     raw
 }
 
+/// The first IPv4 address of this machine that is not a loopback one.
+pub(crate) fn machine_address() -> Option<Ipv4Addr> {
+    let interfaces = nix::ifaddrs::getifaddrs().expect("the kernel tells");
+    let addresses = interfaces.filter_map(|interface| Some(interface.address?.as_sockaddr_in()?.ip()));
+    addresses.into_iter().find(|ip| !ip.is_loopback())
+}
+
 pub(crate) fn start(raw: &RawConfig) -> Agent {
     Agent::start(raw.validate().expect("a valid configuration")).expect("the agent starts")
 }
@@ -71,7 +78,7 @@ impl Stage {
         let mut raw = config(dns.addr(), reporter.addr());
         adjust(&mut raw);
         let agent = start(&raw);
-        eventually("both links are up", || agent.stats().dns_is_up && agent.stats().reporter_is_up);
+        eventually("both links are up", || agent.stats().dns.is_up + agent.stats().reporter.is_up == 2);
         // A link is up before its other end has heard of it, and nothing can be pushed before that.
         eventually("both are accepted", || dns.accepted() > 0 && reporter.accepted() > 0);
         Self { agent, dns, reporter }
@@ -99,7 +106,12 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(agent: Vec<SocketAddr>) -> Self {
-        let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+        Self::at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), agent)
+    }
+
+    /// A client with an address of its own.
+    pub(crate) fn at(addr: SocketAddr, agent: Vec<SocketAddr>) -> Self {
+        let socket = UdpSocket::bind(addr).expect("a free port");
         socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         Self { socket, agent }
     }
@@ -147,11 +159,17 @@ impl Client {
         response.host.map(|host| host.port as u16)
     }
 
-    #[track_caller]
-    pub(crate) fn get_route(&self, module: ModuleId) -> Vec<HostAddr> {
+    /// Asks for a route without waiting for it. Gives the shard that was asked.
+    pub(crate) fn ask_route(&self, module: ModuleId) -> usize {
         let shard = module.shard(self.agent.len());
         let request = GetRouteRequest { modid: module.modid, cmdid: module.cmdid, ..Default::default() };
         self.send_to_shard(shard, &framed(MessageId::ApiGetRouteRequest, &request));
+        shard
+    }
+
+    #[track_caller]
+    pub(crate) fn get_route(&self, module: ModuleId) -> Vec<HostAddr> {
+        let shard = self.ask_route(module);
         let response: GetRouteResponse =
             unframed(MessageId::ApiGetRouteResponse, &self.receive_from_shard(shard));
         assert_eq!(response.module(), module);
@@ -166,9 +184,9 @@ impl Client {
 
     /// Reports a call `times` times and waits until the agent has counted them: datagrams may get lost.
     pub(crate) fn report_all(&self, agent: &Agent, module: ModuleId, port: u16, retcode: i32, times: u64) {
-        let before = agent.stats().reports;
+        let before = agent.stats().table.reports;
         (0..times).for_each(|_| self.report(module, port, retcode));
-        eventually("the reports are counted", || agent.stats().reports == before + times);
+        eventually("the reports are counted", || agent.stats().table.reports == before + times);
     }
 }
 
@@ -280,6 +298,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 struct Routes {
     hosts: HashMap<ModuleId, Vec<HostAddr>>,
     queries: Vec<ModuleId>,
+    /// What each query said of the agent's version.
+    peer_versions: Vec<u32>,
+    forgotten: Vec<ModuleId>,
+    /// Answers to an agent that announces itself as lars-dns does; the deployed servers do not.
+    announces: bool,
 }
 
 /// Stands in for lars-dns.
@@ -297,11 +320,18 @@ impl FakeDns {
         let routes = Arc::<Mutex<Routes>>::default();
         let shared = Arc::clone(&routes);
         let server = FrameServer::start(addr, move |id, body| {
-            assert_eq!(id, MessageId::GetRouteRequest as i32);
-            let module = GetRouteRequest::decode(body).expect("a request").module();
             let mut routes = lock(&shared);
-            routes.queries.push(module);
-            encoded_route(&routes, module)
+            if id == MessageId::Forget as i32 {
+                let Forget { modid, cmdid } = Forget::decode(body).expect("a module");
+                routes.forgotten.push(ModuleId::new(modid, cmdid));
+                return Vec::new();
+            }
+            assert_eq!(id, MessageId::GetRouteRequest as i32);
+            let request = GetRouteRequest::decode(body).expect("a request");
+            routes.queries.push(request.module());
+            routes.peer_versions.push(request.peer_version);
+            let peer_version = if routes.announces { request.peer_version } else { 0 };
+            encoded_route(&routes, request.module(), peer_version)
         });
         Self { server, routes }
     }
@@ -317,7 +347,7 @@ impl FakeDns {
 
     /// Tells every connection the route of `module`.
     pub(crate) fn push(&self, module: ModuleId) {
-        let bytes = encoded_route(&lock(&self.routes), module);
+        let bytes = encoded_route(&lock(&self.routes), module, 0);
         self.server.send_to_all(&bytes);
     }
 
@@ -331,17 +361,38 @@ impl FakeDns {
         lock(&self.routes).queries.clone()
     }
 
+    /// What each query said of the agent's version.
+    pub(crate) fn peer_versions(&self) -> Vec<u32> {
+        lock(&self.routes).peer_versions.clone()
+    }
+
+    /// Announces itself from now on, as lars-dns does.
+    pub(crate) fn announce(&self) {
+        lock(&self.routes).announces = true;
+    }
+
+    /// The modules that the agent has unsubscribed from.
+    pub(crate) fn forgotten(&self) -> Vec<ModuleId> {
+        lock(&self.routes).forgotten.clone()
+    }
+
     /// Connections so far.
     pub(crate) fn accepted(&self) -> usize {
         self.server.accepted()
     }
 }
 
-fn encoded_route(routes: &Routes, module: ModuleId) -> Vec<u8> {
+fn encoded_route(routes: &Routes, module: ModuleId, peer_version: u32) -> Vec<u8> {
     let hosts = routes.hosts.get(&module).cloned().unwrap_or_default();
-    let mut bytes = Vec::new();
-    route::encode(RouteReply::Dns, module, hosts, &mut bytes);
-    bytes
+    if peer_version == 0 {
+        let mut bytes = Vec::new();
+        route::encode(RouteReply::Dns, module, hosts, &mut bytes);
+        return bytes;
+    }
+    let host = hosts.iter().map(|host| host.to_wire()).collect();
+    let ModuleId { modid, cmdid } = module;
+    let response = GetRouteResponse { modid, cmdid, host, peer_version, ..Default::default() };
+    framed(MessageId::GetRouteResponse, &response)
 }
 
 /// Stands in for lars-reporter.

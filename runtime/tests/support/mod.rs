@@ -135,7 +135,7 @@ pub fn connections(shards: &Shards<Log>) -> usize {
         .sum()
 }
 
-pub fn pool_bytes_in_use(shards: &Shards<Log>) -> usize {
+pub fn pool_bytes_in_use(shards: &Shards<Log>) -> u64 {
     let in_use = |_: &mut Log, net: &mut ShardContext<Log>| net.pool().stats().bytes_in_use;
     shards.handles().iter().map(|shard| shard.call(in_use).expect("the shard runs")).sum()
 }

@@ -8,52 +8,52 @@ use slab::Slab;
 
 /// One element's neighbours in an order, as slab keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Links {
+pub(in crate::core) struct Links {
     previous: u32,
     next: u32,
 }
 
 impl Links {
     /// Of an element that is in no order.
-    pub(super) const NONE: Self = Self { previous: u32::MAX, next: u32::MAX };
+    pub(in crate::core) const NONE: Self = Self { previous: u32::MAX, next: u32::MAX };
 }
 
 /// An element that can be in orders.
-pub(super) trait Linked {
+pub(in crate::core) trait Linked {
     fn links(&self, which: usize) -> &Links;
     fn links_mut(&mut self, which: usize) -> &mut Links;
 }
 
 /// A circular queue over elements of one slab, which every call must be given.
 #[derive(Debug, Default)]
-pub(super) struct LinkedOrder<const LINKS: usize> {
+pub(in crate::core) struct LinkedOrder<const LINKS: usize> {
     /// Meaningless while `len` is 0.
     head: u32,
     len: u32,
 }
 
 impl<const LINKS: usize> LinkedOrder<LINKS> {
-    pub(super) const fn len(&self) -> usize {
+    pub(in crate::core) const fn len(&self) -> usize {
         self.len as usize
     }
 
-    pub(super) const fn is_empty(&self) -> bool {
+    pub(in crate::core) const fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    pub(super) fn head(&self) -> Option<u32> {
+    pub(in crate::core) fn head(&self) -> Option<u32> {
         (!self.is_empty()).then_some(self.head)
     }
 
     /// Moves the head to the tail and returns it.
-    pub(super) fn rotate<T: Linked>(&mut self, slab: &Slab<T>) -> Option<u32> {
+    pub(in crate::core) fn rotate<T: Linked>(&mut self, slab: &Slab<T>) -> Option<u32> {
         let head = self.head()?;
         self.head = slab[head as usize].links(LINKS).next;
         Some(head)
     }
 
     /// Appends an element that is in no order of these links.
-    pub(super) fn push_back<T: Linked>(&mut self, slab: &mut Slab<T>, key: u32) {
+    pub(in crate::core) fn push_back<T: Linked>(&mut self, slab: &mut Slab<T>, key: u32) {
         debug_assert_eq!(*slab[key as usize].links(LINKS), Links::NONE, "{key} is in such an order already");
         let links = match self.head() {
             None => {
@@ -72,7 +72,7 @@ impl<const LINKS: usize> LinkedOrder<LINKS> {
     }
 
     /// Takes an element out of this order.
-    pub(super) fn remove<T: Linked>(&mut self, slab: &mut Slab<T>, key: u32) {
+    pub(in crate::core) fn remove<T: Linked>(&mut self, slab: &mut Slab<T>, key: u32) {
         let links = std::mem::replace(slab[key as usize].links_mut(LINKS), Links::NONE);
         debug_assert_ne!(links, Links::NONE, "{key} is in no such order");
         self.len -= 1;
@@ -87,7 +87,7 @@ impl<const LINKS: usize> LinkedOrder<LINKS> {
     }
 
     /// The keys from head to tail.
-    pub(super) fn iter<'a, T: Linked>(
+    pub(in crate::core) fn iter<'a, T: Linked>(
         &self,
         slab: &'a Slab<T>,
     ) -> impl Iterator<Item = u32> + use<'a, T, LINKS> {
@@ -100,7 +100,7 @@ impl<const LINKS: usize> LinkedOrder<LINKS> {
     }
 
     /// Walks the circle both ways; only for `debug_assert`s, its time follows the length.
-    pub(super) fn is_well_formed<T: Linked>(&self, slab: &Slab<T>) -> bool {
+    pub(in crate::core) fn is_well_formed<T: Linked>(&self, slab: &Slab<T>) -> bool {
         let links = |key: u32| *slab[key as usize].links(LINKS);
         self.is_empty()
             || self.iter(slab).all(|key| links(links(key).next).previous == key)

@@ -28,7 +28,7 @@ mod effects;
 mod health;
 mod host_set;
 mod limits;
-mod linked_order;
+pub(super) mod linked_order;
 mod params;
 mod select;
 

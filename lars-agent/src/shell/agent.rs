@@ -3,37 +3,31 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr, UdpSocket},
-    sync::{Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
 };
 
 use lars_runtime::{
-    Linger, ListenError, Shards, ShardsConfig, StartError as ShardsError, TcpClient, TcpClientConfig,
-    UdpConfig, UdpServer, UdpSockets,
+    Linger, ListenError, Mailboxes, ShardHandle, Shards, ShardsConfig, StartError as ShardsError, TcpClient,
+    TcpClientConfig, UdpConfig, UdpServer, UdpSockets,
 };
 use lars_service::Shutdown;
 
-use super::{
-    dns::{self, DnsSession},
-    post,
-    reporter::{self, Gate, ReporterSession},
-    shard::{AgentShard, LINKS_SHARD, Links},
-    stats::AgentStats,
-};
+use super::{shard::AgentShard, uplinks};
 use crate::{
     config::{AgentConfig, ApiConfig},
-    core::table::Table,
+    core::agent::{AgentCore, FlushState, Message, UPLINKS_SHARD},
+    stats::{AgentStats, CoreStats},
 };
 
-/// How often each shard does what is due by time. All that an idle agent costs is these ticks.
-const TICK_PERIOD: Duration = Duration::from_millis(100);
+/// Messages that may wait for a shard. What does not fit stays with its sender.
+const MESSAGES_MAX: usize = 1_024;
 
-/// How long the links may take to accept the last statistics, at the end, and how often they are offered.
-const TELL_DEADLINE: Duration = Duration::from_secs(3);
-const TELL_PAUSE: Duration = Duration::from_millis(10);
+/// How long lars-reporter may take to accept the last statistics, at the end, and how often they are offered.
+const FLUSH_DEADLINE: Duration = Duration::from_secs(3);
+const FLUSH_PAUSE: Duration = Duration::from_millis(10);
 
-/// How long the links may take to flush, at the end.
+/// How long the connections may take to send what is queued, at the end.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
 
 /// How often free consecutive ports are looked for.
@@ -61,6 +55,8 @@ pub enum StartError {
 pub struct Agent {
     addrs: Vec<SocketAddr>,
     udp: UdpServer,
+    dns: TcpClient,
+    reporter: TcpClient,
     shards: Shards<AgentShard>,
 }
 
@@ -77,11 +73,14 @@ impl Agent {
         let udp_config =
             UdpConfig { spin: config.api.spin, linger: Some(Linger::default()), ..UdpConfig::default() };
         let udp = UdpServer::start(&shards, sockets, udp_config, AgentShard::on_datagram);
-        let links_shard = shards.shard(LINKS_SHARD);
-        TcpClient::start(links_shard, TcpClientConfig::new(config.dns_servers), dns::handlers());
-        TcpClient::start(links_shard, TcpClientConfig::new(config.reporter_servers), reporter::handlers());
-        shards.every(TICK_PERIOD, AgentShard::on_tick);
-        Ok(Self { addrs, udp, shards })
+        let uplinks_shard = shards.shard(UPLINKS_SHARD);
+        let dns = TcpClient::start(uplinks_shard, TcpClientConfig::new(config.dns_servers), uplinks::dns());
+        let reporter = TcpClient::start(
+            uplinks_shard,
+            TcpClientConfig::new(config.reporter_servers),
+            uplinks::reporter(),
+        );
+        Ok(Self { addrs, udp, dns, reporter, shards })
     }
 
     /// Where it listens, one address per shard.
@@ -93,29 +92,44 @@ impl Agent {
     /// What was counted so far, and what there is now. Asks every shard: not for a shard's own thread.
     #[must_use]
     pub fn stats(&self) -> AgentStats {
-        let shares =
-            self.shards.handles().iter().filter_map(|shard| shard.call(|shard, _| shard.stats()).ok());
-        shares.fold(AgentStats::of_sockets(&self.udp.stats()), AgentStats::plus)
+        let ask =
+            |shard: &ShardHandle<AgentShard>| shard.call(|shard, net| (shard.stats(), net.pool().stats()));
+        let shards: Vec<_> = self.shards.handles().iter().filter_map(|shard| ask(shard).ok()).collect();
+        let core = shards.iter().fold(CoreStats::default(), |sum, (core, _)| sum + *core);
+        let CoreStats { api, table, dns, reporter } = core;
+        AgentStats {
+            api,
+            table,
+            dns,
+            reporter,
+            udp: self.udp.stats(),
+            dns_tcp: self.dns.stats(),
+            reporter_tcp: self.reporter.stats(),
+            pool: shards.into_iter().map(|(_, pool)| pool).sum(),
+        }
     }
 
     /// Ends it: statistics that wait for their interval are sent now, for some seconds at most.
     pub fn stop(self) {
-        let deadline = Instant::now() + TELL_DEADLINE;
-        while !self.tell_last() && Instant::now() < deadline {
-            thread::sleep(TELL_PAUSE);
+        let deadline = Instant::now() + FLUSH_DEADLINE;
+        while !self.flush() && Instant::now() < deadline {
+            thread::sleep(FLUSH_PAUSE);
         }
         let report = self.shards.drain(DRAIN_DEADLINE);
-        tracing::info!(flushed = report.connections_flushed, cut = report.connections_cut, "links ended");
+        tracing::info!(
+            flushed = report.connections_flushed,
+            cut = report.connections_cut,
+            "connections ended"
+        );
     }
 
-    /// One round over the shards; true if no statistics are left that lars-reporter could be told. The shard
-    /// with the link comes last, because what the others tell goes through its post box.
-    fn tell_last(&self) -> bool {
-        let mut shards: Vec<_> = self.shards.handles().iter().collect();
-        shards.sort_by_key(|shard| shard.index() == LINKS_SHARD);
-        // Every one is asked, whatever the others say; one that has stopped has nothing to tell.
-        let left = shards.iter().filter(|shard| !shard.call(AgentShard::tell_last).unwrap_or(true)).count();
-        left == 0
+    /// One round over the shards; true if no statistics are left that lars-reporter would take.
+    fn flush(&self) -> bool {
+        // Every one is asked, whatever the others say; one that has stopped has nothing left.
+        let states =
+            self.shards.handles().iter().map(|shard| shard.call(AgentShard::flush).unwrap_or_default());
+        let sum = states.fold(FlushState::default(), |sum, one| sum + one);
+        sum.behind == 0 && sum.passed_on == sum.arrived
     }
 }
 
@@ -132,27 +146,22 @@ pub fn run(config: AgentConfig, shutdown: &Shutdown) -> Result<(), StartError> {
 }
 
 fn start_shards(config: &AgentConfig, sockets: &UdpSockets) -> Result<Shards<AgentShard>, ShardsError> {
-    let (started, gate, senders) = (Instant::now(), Gate::default(), sockets.senders());
-    let offices: Vec<_> =
-        post::offices(config.api.shards).into_iter().map(|post| Mutex::new(Some(post))).collect();
-    let (table, caller_ip, answer_timeout) =
-        (config.table.clone(), config.caller_ip, config.dns_answer_timeout);
+    let (started, count, senders) = (Instant::now(), config.api.shards, sockets.senders());
+    let mailboxes = Mailboxes::<Message>::new(count, MESSAGES_MAX);
+    let (core_config, caller_ip, boxes) = (config.core.clone(), config.caller_ip, mailboxes.clone());
     let shards_config = ShardsConfig {
         name: "lars-agent".into(),
-        shards: config.api.shards,
+        shards: count,
         tcp_driver: config.tcp_driver,
         ..ShardsConfig::default()
     };
-    Shards::start(shards_config, move |i| {
-        let post = offices[i].lock().unwrap_or_else(PoisonError::into_inner).take();
-        let post = post.expect("each shard is made once");
-        let links = || Links {
-            dns: DnsSession::new(answer_timeout),
-            reporter: ReporterSession::new(gate.clone(), caller_ip),
-        };
-        let links = (i == LINKS_SHARD).then(|| Box::new(links()));
-        AgentShard::new(started, Table::new(table.clone()), post, senders.clone(), gate.clone(), links)
-    })
+    let shards = Shards::start(shards_config, move |i| {
+        let core = AgentCore::new(i, count, core_config.clone());
+        AgentShard::new(started, core, boxes.clone(), senders.clone(), caller_ip)
+    })?;
+    shards.install_mailboxes(&mailboxes, AgentShard::receive);
+    shards.install_timer(AgentShard::poll_timeout, AgentShard::handle_timeout);
+    Ok(shards)
 }
 
 fn bind(api: &ApiConfig) -> Result<UdpSockets, StartError> {

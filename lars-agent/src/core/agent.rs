@@ -1,0 +1,554 @@
+//! [`AgentCore`]: one shard of the agent, without IO.
+//!
+//! Each shard has one. It owns the table of the shard's modules; the one on [`UPLINKS_SHARD`] also decides what goes
+//! over the two connections of the agent, to lars-dns and to lars-reporter. What happens comes in by
+//! [`handle`](AgentCore::handle) and [`handle_timeout`](AgentCore::handle_timeout), what is to be done comes out of
+//! [`poll_output`](AgentCore::poll_output), and what of that could not be done goes back by
+//! [`refused`](AgentCore::refused). A client's request takes a shorter way and is answered at once.
+//!
+//! ```text
+//!  any shard:       table ──Interest, Status──▶ outbox ──Message──▶ UPLINKS_SHARD
+//!  UPLINKS_SHARD:   DnsLink, ReporterLink ────▶ the connections
+//!                   Route ────────────────────▶ outbox ──Message──▶ the module's shard
+//! ```
+//!
+//! Nothing that was accepted is lost: who refuses a message gives it back, who has no room for more is not given more.
+//! The exceptions are requests that reached the wrong shard, which are datagrams, and statistics, which are sent again.
+
+use std::{collections::VecDeque, net::SocketAddr, ops::Add, time::Duration};
+
+use lars_proto::{
+    HostAddr, ModuleId,
+    messages::{GetRouteResponse, ReportStatusRequest},
+};
+
+use super::{
+    balancer::{Change, Outcome},
+    dns_link::{DnsLink, DnsMessage},
+    outbox::Outbox,
+    reporter_link::{ReporterLink, ReporterState},
+    table::{Answer, Interest, Table, TableConfig},
+    time::Moment,
+};
+use crate::stats::{ApiStats, CoreStats, DnsStats};
+
+/// Where the connections to lars-dns and lars-reporter live.
+pub const UPLINKS_SHARD: usize = 0;
+
+/// What a core is built with.
+#[derive(Clone, Debug)]
+pub struct CoreConfig {
+    pub table: TableConfig,
+    /// A lars-dns that owes answers and sends none for so long is given up.
+    pub answer_timeout: Duration,
+    /// Whole routes are told to other machines, too.
+    pub routes_to_anyone: bool,
+}
+
+/// What a client may ask of an agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    GetHost { seq: u32, module: ModuleId },
+    Report { module: ModuleId, host: HostAddr, outcome: Outcome },
+    GetRoute { module: ModuleId },
+}
+
+impl Request {
+    #[must_use]
+    pub const fn module(&self) -> ModuleId {
+        match self {
+            Self::GetHost { module, .. } | Self::Report { module, .. } | Self::GetRoute { module } => *module,
+        }
+    }
+}
+
+/// Who sent a request, and which of the agent's sockets the reply must leave by, or the client would not know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Client {
+    pub socket: usize,
+    pub addr: SocketAddr,
+}
+
+/// What a request is replied with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    Host { seq: u32, module: ModuleId, answer: Answer },
+    Route { module: ModuleId, hosts: Vec<HostAddr> },
+}
+
+/// What one shard tells another.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Message {
+    /// A request that reached the wrong shard.
+    Request { request: Request, client: Client },
+    /// To the uplinks: which routes a table is interested in.
+    Interest(Interest),
+    /// To the uplinks: for lars-reporter.
+    Status(ReportStatusRequest),
+    /// From the uplinks to the owner of the module: its route.
+    Route { module: ModuleId, hosts: Vec<HostAddr> },
+    /// From the uplinks to all: what lars-reporter takes.
+    Reporter(ReporterState),
+}
+
+/// What happens to an agent, besides requests and the passing of time.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Input {
+    /// Another shard says something.
+    FromShard(Message),
+    /// To the uplinks: the connection to lars-dns was made, takes more after it had refused something, has ended.
+    DnsUp,
+    DnsWritable,
+    DnsDown,
+    /// To the uplinks: a route came, as an answer or a push.
+    Route(GetRouteResponse),
+    /// To the uplinks: likewise of lars-reporter. `caller` is this machine's IPv4 address for the statistics, in host
+    /// order.
+    ReporterUp {
+        caller: i32,
+    },
+    ReporterWritable,
+    ReporterDown,
+    /// The agent is about to stop: statistics that wait for their interval are due now.
+    FlushNow,
+}
+
+/// Nothing was taken of an input, because it would have to wait where there is no room: offer it again later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Busy;
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Output {
+    Reply { client: Client, reply: Reply },
+    ToShard(usize, Message),
+    SendToDns(DnsMessage),
+    SendToReporter(ReportStatusRequest),
+    CloseDns(&'static str),
+    Log(Event),
+}
+
+/// What people should know of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A lars-dns was reached and is asked for so many modules again.
+    AsksAgain { modules: usize },
+    /// There are more modules than may be; some without hosts are forgotten early, or new ones not remembered.
+    TableFull { modules_max: usize },
+    /// A host was ejected or has recovered, and by which rule; or a module panics.
+    Changed { module: ModuleId, change: Change },
+}
+
+/// How far a core is with its last statistics, see [`Input::FlushNow`]; of all shards the sum.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlushState {
+    /// Shards that have something left which lars-reporter would take.
+    pub behind: u64,
+    /// Messages passed on to the uplinks, and those that have arrived there.
+    pub passed_on: u64,
+    pub arrived: u64,
+}
+
+impl Add for FlushState {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            behind: self.behind + other.behind,
+            passed_on: self.passed_on + other.passed_on,
+            arrived: self.arrived + other.arrived,
+        }
+    }
+}
+
+/// What the shard with the connections has besides.
+struct Uplinks {
+    dns: DnsLink,
+    dns_stats: DnsStats,
+    reporter: ReporterLink,
+    /// What each shard was told last of the reporter.
+    told: Vec<ReporterState>,
+}
+
+/// See the module's documentation.
+pub struct AgentCore {
+    shard: usize,
+    shards: usize,
+    routes_to_anyone: bool,
+    modules_max: usize,
+    /// The latest time that was passed in.
+    now: Moment,
+    table: Table,
+    /// What lars-reporter takes, as far as this shard has heard.
+    reporter: ReporterState,
+    uplinks: Option<Box<Uplinks>>,
+    /// Done without the help of any link, and therefore first. As many as one input brings about.
+    ready: VecDeque<Output>,
+    outbox: Outbox,
+    /// [`AgentCore::poll_output`] may have something to give.
+    has_output: bool,
+    flush: FlushState,
+    stats: ApiStats,
+}
+
+impl AgentCore {
+    /// The core of shard `shard` of `shards`.
+    #[must_use]
+    pub fn new(shard: usize, shards: usize, config: CoreConfig) -> Self {
+        let uplinks = || Uplinks {
+            dns: DnsLink::new(config.answer_timeout),
+            dns_stats: DnsStats::default(),
+            reporter: ReporterLink::default(),
+            told: vec![ReporterState::default(); shards],
+        };
+        Self {
+            shard,
+            shards,
+            routes_to_anyone: config.routes_to_anyone,
+            modules_max: config.table.modules_max,
+            now: Moment::ORIGIN,
+            reporter: ReporterState::default(),
+            uplinks: (shard == UPLINKS_SHARD).then(|| Box::new(uplinks())),
+            table: Table::new(config.table),
+            ready: VecDeque::new(),
+            outbox: Outbox::new(shards),
+            has_output: false,
+            flush: FlushState::default(),
+            stats: ApiStats::default(),
+        }
+    }
+
+    /// A client's request. One for a module of this shard is answered here and now; another is passed on to its shard,
+    /// or dropped like any datagram if that is behind.
+    pub fn handle_request(&mut self, request: &Request, client: Client, now: Moment) -> Option<Reply> {
+        self.now = now;
+        let owner = request.module().shard(self.shards);
+        if owner != self.shard {
+            self.forward(*request, client, owner);
+            return None;
+        }
+        let reply = match *request {
+            Request::GetHost { seq, module } => {
+                Some(Reply::Host { seq, module, answer: self.table.get_host(module, now) })
+            }
+            Request::Report { module, host, outcome } => {
+                self.table.report(module, host, outcome, now);
+                None
+            }
+            Request::GetRoute { module } => self.route_reply(module, client, now),
+        };
+        self.has_output |= self.table.has_output();
+        reply
+    }
+
+    /// Something happened.
+    ///
+    /// # Errors
+    /// [`Busy`] if it is a route and the shard that it is for is behind.
+    pub fn handle(&mut self, input: Input, now: Moment) -> Result<(), Busy> {
+        self.now = now;
+        self.has_output = true;
+        match input {
+            Input::FromShard(message) => self.receive(message, now),
+            Input::Route(response) => return self.take_route(&response, now),
+            Input::FlushNow => self.table.flush_now(),
+            Input::DnsUp
+            | Input::DnsWritable
+            | Input::DnsDown
+            | Input::ReporterUp { .. }
+            | Input::ReporterWritable
+            | Input::ReporterDown => self.handle_uplink(&input, now),
+        }
+        Ok(())
+    }
+
+    /// When [`AgentCore::handle_timeout`] has something to do, if nothing else happens before.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Moment> {
+        let statistics = self.table.statistics_deadline().filter(|_| self.passes_statistics());
+        let uplinks = self
+            .uplinks
+            .as_ref()
+            .map(|uplinks| [uplinks.dns.poll_timeout(), uplinks.reporter.poll_timeout()]);
+        [self.table.poll_timeout(), statistics, self.outbox.poll_timeout()]
+            .into_iter()
+            .chain(uplinks.unwrap_or_default())
+            .flatten()
+            .min()
+    }
+
+    /// Does what is due by time.
+    pub fn handle_timeout(&mut self, now: Moment) {
+        self.now = now;
+        self.has_output = true;
+        self.table.handle_timeout(now);
+    }
+
+    /// Whether [`AgentCore::poll_output`] may have something to give: cheap to ask after each request.
+    #[must_use]
+    pub const fn has_output(&self) -> bool {
+        self.has_output
+    }
+
+    /// The next thing to do. What cannot be done is to be given back by [`AgentCore::refused`].
+    pub fn poll_output(&mut self) -> Option<Output> {
+        loop {
+            if let Some(output) = self.ready.pop_front() {
+                return Some(output);
+            }
+            if self.table.poll_full() {
+                return Some(Output::Log(Event::TableFull { modules_max: self.modules_max }));
+            }
+            if let Some((module, change)) = self.table.poll_change() {
+                return Some(Output::Log(Event::Changed { module, change }));
+            }
+            self.pass_interests();
+            if let Some(output) = self.poll_uplinks() {
+                return Some(output);
+            }
+            self.share_reporter_state();
+            if self.pass_statistics() {
+                continue;
+            }
+            let Some((to, message)) = self.outbox.poll(self.now) else {
+                self.has_output = false;
+                return None;
+            };
+            self.flush.passed_on += u64::from(matches!(message, Message::Status(_)));
+            return Some(Output::ToShard(to, message));
+        }
+    }
+
+    /// The output given last could not be done, for want of room: it is tried again a moment later, or when the
+    /// connection takes more.
+    pub fn refused(&mut self, output: Output) {
+        let now = self.now;
+        match (output, &mut self.uplinks) {
+            (Output::ToShard(_, Message::Request { .. }), _) => self.stats.misrouted_dropped += 1,
+            (Output::ToShard(to, message), _) => {
+                self.flush.passed_on -= u64::from(matches!(message, Message::Status(_)));
+                self.outbox.put_back(to, message, now);
+            }
+            (Output::SendToDns(message), Some(uplinks)) => {
+                match message {
+                    DnsMessage::Query { .. } => uplinks.dns_stats.queries -= 1,
+                    DnsMessage::Forget(_) => uplinks.dns_stats.forgets -= 1,
+                }
+                uplinks.dns.unsent(message, now);
+            }
+            (Output::SendToReporter(message), Some(uplinks)) => uplinks.reporter.unsent(message, now),
+            // Nobody refuses these, and no other shard has the connections.
+            (
+                Output::Reply { .. }
+                | Output::CloseDns(_)
+                | Output::Log(_)
+                | Output::SendToDns(_)
+                | Output::SendToReporter(_),
+                _,
+            ) => debug_assert!(false, "this is done where it came from, or lost"),
+        }
+    }
+
+    /// How far the last statistics are.
+    #[must_use]
+    pub fn flush_state(&self) -> FlushState {
+        let is_behind = self.table.statistics_deadline().is_some()
+            || self.outbox.is_behind(UPLINKS_SHARD)
+            || self.uplinks.as_ref().is_some_and(|uplinks| uplinks.reporter.is_behind());
+        FlushState { behind: u64::from(self.reporter.is_up && is_behind), ..self.flush }
+    }
+
+    /// What was counted, and what there is.
+    #[must_use]
+    pub fn stats(&self) -> CoreStats {
+        let (api, table) = (self.stats, self.table.stats());
+        let Some(uplinks) = &self.uplinks else {
+            return CoreStats { api, table, ..CoreStats::default() };
+        };
+        let dns = DnsStats { is_up: u64::from(uplinks.dns.is_up()), ..uplinks.dns_stats };
+        CoreStats { api, table, dns, reporter: uplinks.reporter.stats() }
+    }
+
+    /// The modules of this shard, to look at.
+    #[must_use]
+    pub const fn table(&self) -> &Table {
+        &self.table
+    }
+
+    fn route_reply(&mut self, module: ModuleId, client: Client, now: Moment) -> Option<Reply> {
+        if !self.routes_to_anyone && !client.addr.ip().to_canonical().is_loopback() {
+            self.stats.routes_refused += 1;
+            return None;
+        }
+        let mut hosts = Vec::new();
+        self.table.get_route(module, now, &mut hosts);
+        Some(Reply::Route { module, hosts })
+    }
+
+    fn forward(&mut self, request: Request, client: Client, owner: usize) {
+        self.stats.misrouted += 1;
+        if self.outbox.is_behind(owner) {
+            self.stats.misrouted_dropped += 1;
+            return;
+        }
+        self.outbox.push(owner, Message::Request { request, client });
+        self.has_output = true;
+    }
+
+    fn receive(&mut self, message: Message, now: Moment) {
+        match (message, &mut self.uplinks) {
+            (Message::Request { request, client }, _) => {
+                if let Some(reply) = self.handle_request(&request, client, now) {
+                    self.ready.push_back(Output::Reply { client, reply });
+                }
+            }
+            (Message::Route { module, hosts }, _) => self.table.route_update(module, &hosts, now),
+            (Message::Reporter(state), _) => self.hear_of_reporter(state),
+            (Message::Interest(interest), Some(uplinks)) => uplinks.note(interest, now),
+            (Message::Status(message), Some(uplinks)) => {
+                self.flush.arrived += 1;
+                uplinks.reporter.push(message);
+            }
+            (Message::Interest(_) | Message::Status(_), None) => {
+                debug_assert!(false, "only shard {UPLINKS_SHARD} has the connections");
+            }
+        }
+    }
+
+    /// Brings a route to the shard that owns the module.
+    fn take_route(&mut self, response: &GetRouteResponse, now: Moment) -> Result<(), Busy> {
+        let Some(uplinks) = &mut self.uplinks else {
+            debug_assert!(false, "only shard {UPLINKS_SHARD} has the connections");
+            return Ok(());
+        };
+        let module = response.module();
+        let owner = module.shard(self.shards);
+        if owner != self.shard && !self.outbox.has_room(owner) {
+            // A route must not be lost, because no lookup would ask for it.
+            return Err(Busy);
+        }
+        let hosts: Vec<HostAddr> =
+            response.host.iter().filter_map(|host| HostAddr::from_wire(host).ok()).collect();
+        let is_wanted = uplinks.dns.answered(module, response.peer_version, now);
+        uplinks.count_route(response, &hosts, is_wanted);
+        if is_wanted && owner == self.shard {
+            self.table.route_update(module, &hosts, now);
+        } else if is_wanted {
+            self.outbox.push(owner, Message::Route { module, hosts });
+        }
+        Ok(())
+    }
+
+    fn handle_uplink(&mut self, input: &Input, now: Moment) {
+        let Some(uplinks) = &mut self.uplinks else {
+            debug_assert!(false, "only shard {UPLINKS_SHARD} has the connections");
+            return;
+        };
+        match input {
+            Input::DnsUp => {
+                uplinks.dns.connected(now);
+                let modules = uplinks.dns.modules_len();
+                if modules > 0 {
+                    self.ready.push_back(Output::Log(Event::AsksAgain { modules }));
+                }
+            }
+            Input::DnsWritable => uplinks.dns.writable(),
+            Input::DnsDown => uplinks.dns.disconnected(),
+            Input::ReporterUp { caller } => uplinks.reporter.connected(*caller),
+            Input::ReporterWritable => uplinks.reporter.writable(),
+            Input::ReporterDown => uplinks.reporter.disconnected(),
+            Input::FromShard(_) | Input::Route(_) | Input::FlushNow => {}
+        }
+    }
+
+    /// Brings the table's interests to the uplinks; what finds no room stays in the table.
+    fn pass_interests(&mut self) {
+        if let Some(uplinks) = &mut self.uplinks {
+            while let Some(interest) = self.table.poll_interest() {
+                uplinks.note(interest, self.now);
+            }
+            return;
+        }
+        while self.outbox.has_room(UPLINKS_SHARD)
+            && let Some(interest) = self.table.poll_interest()
+        {
+            self.outbox.push(UPLINKS_SHARD, Message::Interest(interest));
+        }
+    }
+
+    /// Whether a message of statistics would leave at once. While others wait, none is made: it is to say what is the
+    /// case when it leaves.
+    fn passes_statistics(&self) -> bool {
+        let is_behind = match &self.uplinks {
+            Some(uplinks) => uplinks.reporter.is_behind(),
+            None => self.outbox.is_behind(UPLINKS_SHARD),
+        };
+        self.reporter.takes_more && !is_behind
+    }
+
+    /// Brings one message of statistics that is due to the uplinks; whether there was one.
+    fn pass_statistics(&mut self) -> bool {
+        if !self.passes_statistics() {
+            return false;
+        }
+        let Some(message) = self.table.poll_statistics(self.now) else { return false };
+        match &mut self.uplinks {
+            Some(uplinks) => uplinks.reporter.push(message),
+            None => self.outbox.push(UPLINKS_SHARD, Message::Status(message)),
+        }
+        true
+    }
+
+    /// Tells every shard what lars-reporter takes, if that is news. One that is behind hears the latest when it is not
+    /// any more.
+    fn share_reporter_state(&mut self) {
+        let Some(uplinks) = &mut self.uplinks else { return };
+        let state = uplinks.reporter.state();
+        for (shard, told) in uplinks.told.iter_mut().enumerate() {
+            if shard != self.shard && *told != state && !self.outbox.is_behind(shard) {
+                self.outbox.push(shard, Message::Reporter(state));
+                *told = state;
+            }
+        }
+        self.hear_of_reporter(state);
+    }
+
+    fn hear_of_reporter(&mut self, state: ReporterState) {
+        if state.losses != self.reporter.losses {
+            self.table.resend(self.now);
+        }
+        self.reporter = state;
+    }
+
+    fn poll_uplinks(&mut self) -> Option<Output> {
+        let uplinks = self.uplinks.as_mut()?;
+        if uplinks.dns.poll_close(self.now) {
+            uplinks.dns_stats.given_up += 1;
+            return Some(Output::CloseDns("it does not answer"));
+        }
+        if let Some(message) = uplinks.dns.poll_message(self.now) {
+            match message {
+                DnsMessage::Query { .. } => uplinks.dns_stats.queries += 1,
+                DnsMessage::Forget(_) => uplinks.dns_stats.forgets += 1,
+            }
+            return Some(Output::SendToDns(message));
+        }
+        uplinks.reporter.poll_message(self.now).map(Output::SendToReporter)
+    }
+}
+
+impl Uplinks {
+    fn note(&mut self, interest: Interest, now: Moment) {
+        match interest {
+            Interest::Want(module) => self.dns.want(module, now),
+            Interest::Forget(module) => self.dns.forget(module, now),
+        }
+    }
+
+    fn count_route(&mut self, response: &GetRouteResponse, hosts: &[HostAddr], is_wanted: bool) {
+        self.dns_stats.routes += 1;
+        self.dns_stats.routes_truncated += u64::from(response.hosts_total > 0);
+        self.dns_stats.routes_unwanted += u64::from(!is_wanted);
+        self.dns_stats.invalid_hosts += (response.host.len() - hosts.len()) as u64;
+    }
+}

@@ -1,0 +1,73 @@
+//! The connections to lars-dns and lars-reporter: what happens on them goes to the core of the shard they live on.
+
+use lars_proto::{
+    frame,
+    messages::{GetRouteResponse, MessageId},
+};
+use lars_runtime::{ConnId, Flow, Handlers, ShardContext};
+use prost::Message;
+
+use super::{caller, shard::AgentShard};
+use crate::core::agent::{Busy, Input};
+
+type Context = ShardContext<AgentShard>;
+
+/// Of the connection to lars-dns.
+pub(super) fn dns() -> Handlers<AgentShard> {
+    Handlers::new(frame::next)
+        .on(MessageId::GetRouteResponse as i32, on_route)
+        .opened(dns_opened)
+        .writable(|shard, net, _| tell(shard, net, Input::DnsWritable))
+        .closed(|shard, net, _, _| {
+            shard.dns = None;
+            tell(shard, net, Input::DnsDown);
+        })
+}
+
+/// Of the connection to lars-reporter, which never answers.
+pub(super) fn reporter() -> Handlers<AgentShard> {
+    Handlers::new(frame::next)
+        .opened(reporter_opened)
+        .writable(|shard, net, _| tell(shard, net, Input::ReporterWritable))
+        .closed(|shard, net, _, _| {
+            shard.reporter = None;
+            tell(shard, net, Input::ReporterDown);
+        })
+}
+
+fn dns_opened(shard: &mut AgentShard, net: &mut Context, conn: ConnId) {
+    if let Some(addr) = net.peer(conn) {
+        tracing::info!(%addr, "routes come from lars-dns");
+    }
+    shard.dns = Some(conn);
+    tell(shard, net, Input::DnsUp);
+}
+
+fn reporter_opened(shard: &mut AgentShard, net: &mut Context, conn: ConnId) {
+    let caller = caller::address(shard.configured_caller, net.local(conn));
+    if let Some(addr) = net.peer(conn) {
+        tracing::info!(%addr, %caller, "statistics go to lars-reporter as this caller's");
+    }
+    if caller.is_loopback() || caller.is_unspecified() {
+        tracing::warn!(%caller, "set caller_ip: other machines have this address, too");
+    }
+    shard.reporter = Some(conn);
+    tell(shard, net, Input::ReporterUp { caller: caller.to_bits().cast_signed() });
+}
+
+/// An answer or a push.
+fn on_route(shard: &mut AgentShard, net: &mut Context, _: ConnId, body: &[u8]) -> Flow {
+    let Ok(response) = GetRouteResponse::decode(body) else {
+        return Flow::Close("malformed route");
+    };
+    match shard.handle(net, Input::Route(response)) {
+        Ok(()) => Flow::Continue,
+        // Offered again soon.
+        Err(Busy) => Flow::Busy,
+    }
+}
+
+fn tell(shard: &mut AgentShard, net: &mut Context, input: Input) {
+    // Only a route meets a core that is busy.
+    let _ = shard.handle(net, input);
+}
