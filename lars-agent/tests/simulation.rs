@@ -266,13 +266,13 @@ impl World {
 
     /// Something happens to a shard. False if it is too busy for that.
     fn tell(&mut self, shard: usize, input: Input) -> bool {
-        let route = match &input {
-            Input::FromShard(Message::Route { module, hosts }) => Some((*module, hosts.clone())),
-            Input::Route(response) => {
-                let hosts = response.host.iter().map(|host| HostAddr::from_wire(host).expect("a host"));
-                Some((response.module(), hosts.collect()))
-            }
-            _ => None,
+        let route = if let Input::FromShard(Message::Route { module, hosts }) = &input {
+            Some((*module, hosts.clone()))
+        } else if let Input::Route(response) = &input {
+            let hosts = response.host.iter().map(|host| HostAddr::from_wire(host).expect("a host"));
+            Some((response.module(), hosts.collect()))
+        } else {
+            None
         };
         let updates = self.cores[shard].stats().table.updates;
         let is_taken = self.cores[shard].handle(input, self.now).is_ok();
@@ -444,12 +444,13 @@ impl World {
     fn calm_down(&mut self) {
         self.sick.clear();
         self.dns.hangs = false;
-        self.connect_dns();
         self.connect_reporter();
         // A window of 20 s at most may end with an ejection, and that with a recovery 20 s later. Only deadlines drive
         // the cores.
         let end = self.now + Duration::from_secs(45);
         while self.now < end {
+            // Where the clock jumped, one that answers was given up.
+            self.connect_dns();
             self.settle();
             let next = self.cores.iter().filter_map(AgentCore::poll_timeout).min().unwrap_or(end);
             self.now = self.now.max(next.min(end));

@@ -99,7 +99,7 @@ impl Shard {
         for module in (0..modules).map(module) {
             table.get_host(module, Moment::ORIGIN);
             table.route_update(module, &hosts(HOSTS_PER_MODULE), Moment::ORIGIN);
-            while table.poll_output().is_some() {}
+            while table.poll_interest().is_some() {}
         }
         let mut rng = Rng::with_seed(3);
         let order = (0..1 << 20).map(|_| module(rng.u32(..modules))).collect();
@@ -114,8 +114,8 @@ impl Shard {
         if let Answer::Host(host) = answer {
             self.table.report(module, host, Outcome::Success, self.now);
         }
-        while let Some(question) = self.table.poll_output() {
-            black_box(question);
+        while let Some(interest) = self.table.poll_interest() {
+            black_box(interest);
         }
         answer
     }

@@ -78,7 +78,7 @@ pub fn table(modules: usize, hosts_per_module: usize) -> Table {
     for module in (0..modules).map(fleet::module) {
         table.get_host(module, Moment::ORIGIN);
         table.route_update(module, &hosts, Moment::ORIGIN);
-        while table.poll_output().is_some() {}
+        while table.poll_interest().is_some() {}
     }
     table
 }
@@ -101,7 +101,7 @@ fn call(table: &mut Table, module: ModuleId, now: &mut Moment) {
         table.report(module, host, Outcome::Success, *now);
     }
     // As the shard does once per batch; without lars-dns it would be full at some time.
-    while table.poll_output().is_some() {}
+    while table.poll_interest().is_some() {}
 }
 
 fn encode(reply: RouteReply, module: ModuleId, hosts: &[HostAddr], out: &mut Vec<u8>) {
