@@ -141,6 +141,10 @@ fn every_room_has_the_workspace_lints() {
     assert_none("`[lints] workspace = true` is missing", &violations);
 }
 
+/// Values of other rooms that a core may use all the same: they do nothing by themselves.
+const VALUES_FOR_CORES: &[&str] =
+    &["lars_runtime::Backoff", "lars_runtime::counters", "lars_store::RouteChange"];
+
 #[test]
 fn cores_are_free_of_io_and_clocks() {
     let mut violations = Vec::new();
@@ -152,6 +156,7 @@ fn cores_are_free_of_io_and_clocks() {
         }
         cores += 1;
         for (n, line) in code(&path) {
+            let line = VALUES_FOR_CORES.iter().fold(line, |line, value| line.replace(value, ""));
             for word in NOT_IN_A_CORE.iter().filter(|word| line.contains(**word)) {
                 violations.push(format!("{text}:{n}: {word}"));
             }

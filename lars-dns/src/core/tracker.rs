@@ -2,8 +2,8 @@
 //!
 //! The caller does what [`Tracker::step`] says, tells with [`Tracker::answer`] or [`Tracker::failed`] what
 //! came of it, and passes on the [`Event`]s. A full load takes as long as the table is large, so it is only
-//! begun by a step and goes on beside the others; [`Tracker::loaded`] or [`Tracker::failed`] is its end. The
-//! rules:
+//! begun by a step and goes on beside the others; [`Tracker::loaded`] or [`Tracker::load_failed`] is its end.
+//! The rules:
 //!
 //! * Each `poll_interval`: read the version and the rows of `RouteChange`; read the modules these name again.
 //! * Everything is loaded and compared each `full_reload_interval`; and at once if the version moved without
@@ -12,6 +12,9 @@
 //!   was deleted by another server.
 //! * A module that was read while a load went on stays as it was read: the load may have seen it earlier.
 //! * A module whose hosts are the same as before has not changed.
+//! * Polls and loads fail each by themselves: changes are seen while loads fail, unless only a load can tell
+//!   what there was before them.
+//! * What a poll has found counts when it was dealt with: a poll that fails in between finds it again.
 //! * Rows are deleted only by age and rarely, because other servers read them too.
 
 use std::{
@@ -21,6 +24,7 @@ use std::{
 };
 
 use lars_proto::{HostAddr, ModuleId};
+use lars_runtime::Backoff;
 
 use super::{
     change_log::{Change, ChangeLog},
@@ -38,7 +42,7 @@ pub const MODULES_READ_MAX: usize = 1_000;
 /// `full_reload_interval` that is shorter takes precedence.
 const RELOAD_PAUSE_MIN: Duration = Duration::from_secs(1);
 
-/// The longest pause between two tries while the store is away.
+/// The longest pause between two tries while polls or loads fail.
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// How often things are done.
@@ -105,9 +109,9 @@ pub enum Event {
         /// The modules whose hosts changed.
         changed: Vec<ModuleId>,
     },
-    /// A step failed, and none before it. What was published last stays in force.
+    /// From now on no changes are seen. What was published last stays in force.
     StoreAway,
-    /// Steps succeed again and nothing that happened meanwhile is missed.
+    /// Changes are seen again.
     StoreBack {
         /// Time since [`Event::StoreAway`].
         away_for: Duration,
@@ -121,8 +125,9 @@ pub struct Tracker {
     jitter: fastrand::Rng,
     current: Arc<Snapshot>,
     version: u64,
-    /// The version that this turn has read.
+    /// What this poll has read.
     version_read: u64,
+    changes_read: Vec<Change>,
     log: ChangeLog,
     /// What is being done; `None` between two turns.
     doing: Option<Step>,
@@ -130,6 +135,9 @@ pub struct Tracker {
     next_turn_at: Instant,
     next_prune_at: Instant,
     loaded_at: Option<Instant>,
+    /// Loads that failed since the last one that did not, and when the next may begin.
+    load_failures: u32,
+    load_retry_at: Instant,
     /// The load that goes on.
     load: Option<Load>,
     /// There is a reason to load everything as soon as that may be.
@@ -143,8 +151,8 @@ pub struct Tracker {
 enum Place {
     /// Everything before it is dealt with.
     Known,
-    /// There is none, or what lies behind it is too much: start, failure, very many changes. Only a full
-    /// load helps, begun at a new place.
+    /// There is none, or what lies behind it is too much: start, very many changes. Only a full load helps, begun
+    /// at a new place.
     Lost,
     /// The load that goes on began behind it and brings what lies before it.
     Restoring,
@@ -160,7 +168,7 @@ struct Load {
 #[derive(Clone, Copy, Debug)]
 struct Away {
     since: Instant,
-    failures: u32,
+    poll_failures: u32,
 }
 
 impl Tracker {
@@ -175,12 +183,15 @@ impl Tracker {
             current: Arc::default(),
             version: 0,
             version_read: 0,
+            changes_read: Vec::new(),
             log: ChangeLog::default(),
             doing: None,
             turn_started_at: now,
             next_turn_at: now,
             next_prune_at,
             loaded_at: None,
+            load_failures: 0,
+            load_retry_at: now,
             load: None,
             reload_wanted: true,
             place: Place::Lost,
@@ -204,6 +215,13 @@ impl Tracker {
     #[must_use]
     pub fn version(&self) -> u64 {
         self.version
+    }
+
+    /// Whether changes are found as they are recorded: between [`Event::StoreAway`] and [`Event::StoreBack`] they
+    /// are not.
+    #[must_use]
+    pub fn sees_changes(&self) -> bool {
+        self.away.is_none()
     }
 
     /// Whether a load goes on, whose end is to be told.
@@ -252,7 +270,7 @@ impl Tracker {
                 self.find_place(newest_change_id, now);
                 Vec::new()
             }
-            Answer::Changes(changes) => self.take_changes(&changes, now),
+            Answer::Changes(changes) => self.take_changes(changes, now),
             Answer::Hosts(hosts) => self.take_hosts(hosts, now),
             Answer::LoadBegun => {
                 self.load = Some(Load::default());
@@ -274,6 +292,7 @@ impl Tracker {
         let known = |module: ModuleId| (module, self.current.hosts(module).to_vec());
         let (snapshot, _) = loaded.apply(read_meanwhile.into_iter().map(known).collect());
         let first = self.loaded_at.replace(now).is_none();
+        self.load_failures = 0;
         if self.place == Place::Restoring {
             self.place = Place::Known;
         }
@@ -283,23 +302,49 @@ impl Tracker {
         self.back(now).into_iter().chain(published).collect()
     }
 
-    /// The load that went on failed. To be told like every other failure, too.
+    /// The load that went on failed. Polls go on; only if the load was to restore the place in the log, no changes
+    /// are seen until one succeeds.
     pub fn load_failed(&mut self, now: Instant) -> Option<Event> {
         self.load = None;
-        self.failed(now)
+        self.reload_wanted = true;
+        let pauses = Backoff { base: self.reload_pause_min(), max: RETRY_PAUSE_MAX };
+        self.load_retry_at = now + self.retry_pause(pauses, self.load_failures);
+        self.load_failures = self.load_failures.saturating_add(1);
+        if self.place == Place::Known {
+            return None;
+        }
+        self.lose_place();
+        self.gone(now)
     }
 
-    /// The step failed. What happens until the store answers again is unknown, so everything is loaded then.
+    /// The step failed. What was found by the poll before it is found again by the next. What happens until then
+    /// may leave no trace, so everything is loaded, too.
     pub fn failed(&mut self, now: Instant) -> Option<Event> {
         self.doing = None;
-        self.lose_place();
-        let first = self.away.is_none();
-        let away = self.away.get_or_insert(Away { since: now, failures: 0 });
-        away.failures = away.failures.saturating_add(1);
-        let doublings = (away.failures - 1).min(16);
-        let pause = (self.timing.poll_interval * (1 << doublings)).min(RETRY_PAUSE_MAX);
-        self.next_turn_at = now + pause.mul_f64(0.5 + 0.5 * self.jitter.f64());
-        first.then_some(Event::StoreAway)
+        self.changes_read.clear();
+        self.reload_wanted = true;
+        let event = self.gone(now);
+        let failures = self.away.map_or(0, |away| away.poll_failures);
+        let pauses = Backoff { base: self.timing.poll_interval, max: RETRY_PAUSE_MAX };
+        self.next_turn_at = now + self.retry_pause(pauses, failures);
+        if let Some(away) = &mut self.away {
+            away.poll_failures = away.poll_failures.saturating_add(1);
+        }
+        event
+    }
+
+    /// No changes are seen from now on, if it was not so before.
+    fn gone(&mut self, now: Instant) -> Option<Event> {
+        if self.away.is_some() {
+            return None;
+        }
+        self.away = Some(Away { since: now, poll_failures: 0 });
+        Some(Event::StoreAway)
+    }
+
+    /// From half of the bound up: what failed just now is not tried again at once.
+    fn retry_pause(&mut self, pauses: Backoff, failures: u32) -> Duration {
+        pauses.next(failures, 0.5 + 0.5 * self.jitter.f64())
     }
 
     /// Where in the log to read. Without a place in it, a full reload is what helps, so that is waited for.
@@ -319,7 +364,7 @@ impl Tracker {
         self.doing = Some(Step::ReadChanges { after_id: self.log.read_after() });
     }
 
-    fn take_changes(&mut self, changes: &[Change], now: Instant) -> Vec<Event> {
+    fn take_changes(&mut self, changes: Vec<Change>, now: Instant) -> Vec<Event> {
         let version_moved = self.version_read != self.version;
         // A row that is not fresh explains a version, too: the version may have been read just before both
         // were written, or be written after its row, as may the hosts be. So these are read again.
@@ -334,9 +379,8 @@ impl Tracker {
             self.next_turn_at = self.reload_allowed_at(now);
             return Vec::new();
         }
-        self.version = self.version_read;
         self.reload_wanted |= (version_moved && to_read.is_empty()) || self.reload_is_due(now);
-        self.log.handle(changes, now);
+        self.changes_read = changes;
         if self.place == Place::Lost || to_read.is_empty() {
             return self.load_or_end_turn(now);
         }
@@ -353,8 +397,10 @@ impl Tracker {
         published.into_iter().chain(self.load_or_end_turn(now)).collect()
     }
 
-    /// The last step of a turn that has dealt with every change begins a load, if one is wanted.
+    /// Every change that was found is dealt with. The last step of a turn begins a load, if one is wanted.
     fn load_or_end_turn(&mut self, now: Instant) -> Vec<Event> {
+        self.version = self.version_read;
+        self.log.handle(&std::mem::take(&mut self.changes_read), now);
         if !self.reload_wanted || !self.may_reload(now) {
             return self.end_turn(now);
         }
@@ -397,8 +443,11 @@ impl Tracker {
         if self.is_loading() {
             return now + self.timing.poll_interval;
         }
-        let pause = RELOAD_PAUSE_MIN.min(self.timing.full_reload_interval);
-        self.loaded_at.map_or(now, |at| at + pause)
+        self.loaded_at.map_or(now, |at| at + self.reload_pause_min()).max(self.load_retry_at)
+    }
+
+    fn reload_pause_min(&self) -> Duration {
+        RELOAD_PAUSE_MIN.min(self.timing.full_reload_interval)
     }
 }
 

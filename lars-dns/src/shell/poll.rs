@@ -18,6 +18,7 @@ use super::{
     stats::PollStats,
 };
 use crate::core::{
+    outage_log::OutageLog,
     push::{self, Push},
     snapshot::Snapshot,
     tracker::{Answer, Event, Step, Timing, Tracker},
@@ -53,6 +54,8 @@ impl Polling {
             tracker: Tracker::new(timing, fastrand::u64(..), Instant::now()),
             stop: stop.clone(),
             stats: Arc::clone(&stats),
+            failed_polls: OutageLog::default(),
+            failed_loads: OutageLog::default(),
             scratch: Vec::new(),
         };
         thread::Builder::new().name("lars-dns-poll".into()).spawn(move || {
@@ -96,6 +99,8 @@ struct Poller {
     tracker: Tracker,
     stop: Shutdown,
     stats: Arc<PollStats>,
+    failed_polls: OutageLog,
+    failed_loads: OutageLog,
     scratch: Vec<u8>,
 }
 
@@ -151,8 +156,12 @@ impl Poller {
                 Ok(self.take_events(events))
             }
             Err(error) => {
-                let event = self.tracker.failed(Instant::now());
-                Err(self.log_failure(error, event))
+                let now = Instant::now();
+                self.tracker.failed(now);
+                if let Some(unsaid) = self.failed_polls.failed(error.to_string(), now) {
+                    self.log_failure(&error, unsaid);
+                }
+                Err(error)
             }
         }
     }
@@ -167,13 +176,20 @@ impl Poller {
         match end {
             LoadEnd::Done(Ok(snapshot)) => {
                 self.stats.full_reloads.fetch_add(1, Relaxed);
+                if self.failed_loads.over() {
+                    tracing::info!(store = %self.database.url(), "everything can be loaded again");
+                }
                 let events = self.tracker.loaded(snapshot, Instant::now());
                 Ok(self.take_events(events))
             }
             LoadEnd::Done(Err(error)) => {
                 self.stats.store_errors.fetch_add(1, Relaxed);
-                let event = self.tracker.load_failed(Instant::now());
-                Err(self.log_failure(error, event))
+                let now = Instant::now();
+                self.tracker.load_failed(now);
+                if let Some(unsaid) = self.failed_loads.failed(error.to_string(), now) {
+                    self.log_failure(&error, unsaid);
+                }
+                Err(error)
             }
             LoadEnd::Panicked => panic!("the loading thread has panicked"),
         }
@@ -191,13 +207,14 @@ impl Poller {
         Err(error)
     }
 
-    fn take_events(&self, events: Vec<Event>) -> Option<Publication> {
+    fn take_events(&mut self, events: Vec<Event>) -> Option<Publication> {
         self.count();
         let mut publication = None;
         for event in events {
             match event {
                 Event::Publish { snapshot, changed } => publication = Some((snapshot, changed)),
                 Event::StoreBack { away_for } => {
+                    self.failed_polls.over();
                     tracing::info!(store = %self.database.url(), ?away_for, "the store is back");
                 }
                 // Comes with an error, which is logged.
@@ -207,17 +224,19 @@ impl Poller {
         publication
     }
 
-    /// Away is said once; what follows is for whoever looks for it. An error that ends the start is left to
-    /// whoever started.
-    fn log_failure(&self, error: StoreError, event: Option<Event>) -> StoreError {
-        if event.is_none() {
-            tracing::debug!(%error, "the store is still away");
-        } else if self.tracker.has_routes() {
-            tracing::warn!(%error, "no changes are seen for now; the last routes stay in force");
-        } else if !error.is_fatal() {
-            tracing::warn!(%error, "waiting for the store before listening");
-        }
-        error
+    /// An error that ends the start is left to whoever started.
+    fn log_failure(&self, error: &StoreError, unsaid: u64) {
+        let means = if !self.tracker.has_routes() {
+            if error.is_fatal() {
+                return;
+            }
+            "waiting for the store before listening"
+        } else if self.tracker.sees_changes() {
+            "cannot load everything; changes that are recorded are still pushed"
+        } else {
+            "no changes are seen for now; the last routes stay in force"
+        };
+        tracing::warn!(%error, failures_not_logged = unsaid, "{means}");
     }
 
     fn count(&self) {

@@ -168,3 +168,39 @@ fn a_database_that_cannot_be_is_an_error() {
     assert!(matches!(error, StartError::Store(_)), "{error}");
     assert!(error.to_string().contains("/nonexistent/folder/lars.db"), "{error}");
 }
+
+/// Only the large statement takes longer than the server allows: what polls read is a few rows.
+#[test]
+fn a_table_that_cannot_be_loaded_in_time_stops_no_changes() {
+    let server = MariaDb::start();
+    let database = Maria::new(&server, "lars");
+    database.add(module(1), host(1));
+    let dns = start(config(database.url()));
+    let mut peer = Peer::connect(&dns);
+    assert_eq!(peer.query(module(1)), [host(1)]);
+
+    // Each row of an answer takes its time: all of them longer than a statement may, those of one module not.
+    server.execute("", "SET GLOBAL max_statement_time = 1");
+    database.execute(
+        "RENAME TABLE RouteData TO StoredRoutes;
+         INSERT INTO StoredRoutes (modid, cmdid, serverip, serverport) SELECT 2, seq, 1, 1 FROM seq_1_to_100;
+         CREATE FUNCTION slowly(x INT UNSIGNED) RETURNS INT UNSIGNED RETURN x + SLEEP(0.05);
+         CREATE VIEW RouteData AS
+             SELECT id, modid, cmdid, slowly(serverip) AS serverip, serverport FROM StoredRoutes",
+    );
+    let errors = dns.stats().store_errors;
+    eventually("loads fail again and again", || dns.stats().store_errors >= errors + 2);
+    for n in 2..5 {
+        database.execute(&format!(
+            "INSERT INTO StoredRoutes (modid, cmdid, serverip, serverport) VALUES (1, 1, {}, 7777);
+             INSERT INTO RouteChange (modid, cmdid, version) VALUES (1, 1, {n});
+             UPDATE RouteVersion SET version = {n} WHERE id = 1",
+            0x0a00_0000 + u32::from(n),
+        ));
+        peer.wait_for(module(1), &(1..=n).map(host).collect::<Vec<_>>());
+    }
+    let reloads = dns.stats().full_reloads;
+    server.execute("", "SET GLOBAL max_statement_time = 0");
+    eventually("everything is loaded again", || dns.stats().full_reloads > reloads);
+    dns.stop();
+}

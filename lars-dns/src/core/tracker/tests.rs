@@ -104,6 +104,8 @@ struct Loading {
 struct World {
     database: Database,
     load: Option<Loading>,
+    /// Loads that end from now on fail, though everything else succeeds.
+    loads_fail: bool,
     load_time: Duration,
     /// From a load's begin to its look at the table, at most [`World::load_time`].
     load_delay: Duration,
@@ -127,6 +129,7 @@ impl World {
         Self {
             database: Database::default(),
             load: None,
+            loads_fail: false,
             load_time: Duration::ZERO,
             load_delay: Duration::ZERO,
             tracker: Tracker::new(timing, 7, now),
@@ -174,7 +177,9 @@ impl World {
         }
         if let Some(Loading { read, .. }) = self.load.take_if(|load| load.done_at <= self.now) {
             let events = match read {
-                Some(snapshot) if !self.database.away => self.tracker.loaded(snapshot, self.now),
+                Some(snapshot) if !self.database.away && !self.loads_fail => {
+                    self.tracker.loaded(snapshot, self.now)
+                }
                 _ => self.tracker.load_failed(self.now).into_iter().collect(),
             };
             events.into_iter().for_each(|event| self.take(event));
@@ -289,6 +294,36 @@ fn very_many_changes_at_every_poll_do_not_keep_loads_from_being_used() {
         world.run(POLL);
     }
     assert!(world.events.len() >= 5, "{} publications", world.events.len());
+}
+
+#[test]
+fn loads_that_fail_delay_no_change() {
+    let mut world = World::started(timing());
+    world.loads_fail = true;
+    world.load_time = POLL / 2;
+    world.run(FULL + POLL * 2);
+    for n in 0..20 {
+        world.database.edit(module(1), hosts(&[n]));
+        world.run(POLL);
+        world.assert_up_to_date();
+    }
+    assert!(world.loads() >= 3, "{} tries", world.loads());
+    world.database.routes.insert(module(2), hosts(&[2]));
+    world.loads_fail = false;
+    world.run(FULL + RETRY_PAUSE_MAX);
+    world.assert_up_to_date();
+}
+
+#[test]
+fn a_poll_that_fails_delays_no_change_though_loads_fail_too() {
+    let mut world = World::started(timing());
+    world.loads_fail = true;
+    world.database.away = true;
+    world.run(POLL);
+    world.database.away = false;
+    world.database.edit(module(1), hosts(&[1]));
+    world.run(POLL * 3);
+    world.assert_up_to_date();
 }
 
 #[test]
