@@ -3,8 +3,12 @@
 use std::{collections::BTreeMap, net::Ipv4Addr, ops::AddAssign};
 
 use fastrand::Rng;
-use lars_client::{GetHostError, HostAddr, Outcome};
+use lars_client::{GetHostError, HostAddr};
 use lars_store::CallStatus;
+
+/// A call that was drawn to fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SimulatedFailure;
 
 /// Draws how calls go.
 #[derive(Debug)]
@@ -23,10 +27,10 @@ impl Dice {
     }
 
     /// How the next call of `host` goes.
-    pub(crate) fn roll(&mut self, host: HostAddr) -> Outcome {
+    pub(crate) fn roll(&mut self, host: HostAddr) -> Result<(), SimulatedFailure> {
         let error_rate = self.error_rates.get(&host).copied().unwrap_or(self.error_rate);
         let rng = self.hosts.entry(host).or_insert_with(|| Rng::with_seed(host_seed(self.seed, host)));
-        if rng.f64() < error_rate { Outcome::Failure(-1) } else { Outcome::Success }
+        if rng.f64() < error_rate { Err(SimulatedFailure) } else { Ok(()) }
     }
 }
 
@@ -59,10 +63,10 @@ impl Tally {
         Self { hosts: hosts.iter().map(|host| (*host, HostTally::default())).collect(), ..Self::default() }
     }
 
-    pub(crate) fn count_call(&mut self, host: HostAddr, outcome: Outcome) {
+    pub(crate) fn count_call(&mut self, host: HostAddr, failed: bool) {
         let tally = self.hosts.entry(host).or_default();
         tally.calls += 1;
-        tally.failed += u64::from(outcome != Outcome::Success);
+        tally.failed += u64::from(failed);
     }
 
     pub(crate) fn count_failure(&mut self, error: &GetHostError) {
@@ -157,7 +161,7 @@ mod tests {
     }
 
     fn failures(dice: &mut Dice, host: HostAddr, calls: usize) -> usize {
-        (0..calls).filter(|_| dice.roll(host) != Outcome::Success).count()
+        (0..calls).filter(|_| dice.roll(host).is_err()).count()
     }
 
     #[test]
@@ -186,9 +190,9 @@ mod tests {
     #[test]
     fn every_lookup_is_counted_once() {
         let mut tally = Tally::of(&[host(1), host(2)]);
-        tally.count_call(host(1), Outcome::Success);
-        tally.count_call(host(1), Outcome::Failure(5));
-        tally.count_call(host(3), Outcome::Success);
+        tally.count_call(host(1), false);
+        tally.count_call(host(1), true);
+        tally.count_call(host(3), false);
         tally.count_failure(&GetHostError::Overloaded(MODULE));
         tally.count_failure(&GetHostError::NotFound(MODULE));
         assert_eq!((tally.calls(), tally.lookups()), (3, 5));

@@ -88,6 +88,36 @@ impl Client {
         self.calls.report(host, outcome);
     }
 
+    /// A whole call: asks for a host of `module`, has `call` call it, and reports how that went
+    /// ([`Outcome::from`] its result).
+    ///
+    /// ```no_run
+    /// use std::net::TcpStream;
+    ///
+    /// use lars_client::{Client, ModuleId};
+    ///
+    /// let client = Client::new()?;
+    /// let (host, called) = client.call(ModuleId::new(1, 1), |host| TcpStream::connect(host.addr.socket_addr()))?;
+    /// match called {
+    ///     Ok(stream) => println!("{} is {:?}", host.addr, stream.peer_addr()),
+    ///     Err(error) => println!("{} failed: {error}", host.addr),
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// See [`GetHostError`]: there was no host to call. What `call` returns is no error of this function.
+    pub fn call<T, E>(
+        &self,
+        module: ModuleId,
+        call: impl FnOnce(&Host) -> Result<T, E>,
+    ) -> Result<(Host, Result<T, E>), GetHostError> {
+        let host = self.get_host(module)?;
+        let result = call(&host);
+        self.report(&host, Outcome::from(&result));
+        Ok((host, result))
+    }
+
     /// All hosts of `module` that the agent knows and that fit a datagram (at least 3,800), healthy or not; none if
     /// it does not know the module, which makes it fetch the route. For people and for checks: callers of
     /// a service use [`Client::get_host`], because only that is balanced.

@@ -66,12 +66,8 @@ fn make_calls(
         if shutdown.wait_timeout(time_to_turn(start, n, args.rate)) {
             break;
         }
-        match client.get_host(args.module.id()) {
-            Ok(host) => {
-                let outcome = dice.roll(host.addr);
-                client.report(&host, outcome);
-                tally.count_call(host.addr, outcome);
-            }
+        match client.call(args.module.id(), |host| dice.roll(host.addr)) {
+            Ok((host, result)) => tally.count_call(host.addr, result.is_err()),
             Err(error) => {
                 tally.count_failure(&error);
                 last_error = Some(error);

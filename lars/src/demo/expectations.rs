@@ -5,10 +5,27 @@ use std::{net::Ipv4Addr, time::Duration};
 use lars_proto::HostAddr;
 
 use super::{
-    cast::{Member, Role},
-    facts::{Call, Facts, Span},
-    script::Marks,
+    callers::{Call, Facts, Span},
+    hosts::{MODULE, Member, Role},
 };
+
+/// When things happened; `None` if they did not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Marks {
+    /// The store showed both failing hosts as overloaded.
+    pub(crate) ejected: Option<Duration>,
+    /// Nothing changed while both were.
+    pub(crate) ejected_watch: Option<Span>,
+    pub(crate) repaired: Option<Duration>,
+    /// The store showed the flaky host as idle after its repair.
+    pub(crate) recovered: Option<Duration>,
+    /// The edit began.
+    pub(crate) edited: Option<Duration>,
+    /// The new host had got calls.
+    pub(crate) arrived: Option<Duration>,
+    /// Nothing changed after that.
+    pub(crate) final_watch: Option<Span>,
+}
 
 /// What the demo's agent was configured with, as far as expectations depend on it.
 #[derive(Clone, Copy, Debug)]
@@ -158,16 +175,14 @@ pub(crate) fn arrival(facts: &Facts) -> Option<&Call> {
 
 fn rows(facts: &Facts, rules: &Rules) -> Verdict {
     const PROMISE: &str = "the store has a row for each host called, and no other";
-    let missing = facts.cast.members().iter().filter(|member| {
+    let missing = facts.cast.0.iter().filter(|member| {
         let called = facts.calls.iter().any(|call| call.host == member.host);
         called && facts.stored_overload(member.host).is_none()
     });
     let missing = missing.count();
-    let hosts: Vec<HostAddr> = facts.cast.members().iter().map(|member| member.host).collect();
+    let hosts: Vec<HostAddr> = facts.cast.0.iter().map(|member| member.host).collect();
     let strange = facts.rows.iter().filter(|row| {
-        !hosts.contains(&row.key.host)
-            || row.key.caller != rules.caller_ip
-            || row.key.module != super::cast::MODULE
+        !hosts.contains(&row.key.host) || row.key.caller != rules.caller_ip || row.key.module != MODULE
     });
     let strange = strange.count();
     let kept = missing == 0 && strange == 0 && !facts.rows.is_empty();
@@ -178,13 +193,13 @@ fn states(facts: &Facts) -> Verdict {
     const PROMISE: &str = "the stored states are right: only the dead host is overloaded";
     let overloaded: Vec<String> = facts
         .cast
-        .members()
+        .0
         .iter()
         .filter(|member| facts.stored_overload(member.host) == Some(true))
         .map(|member| member.letter.to_string())
         .collect();
-    let dead = facts.cast.member(Role::Dead).letter.to_string();
-    let kept = overloaded == [dead];
+    let dead = facts.cast.0.iter().find(|member| member.role == Role::Dead);
+    let kept = dead.is_some_and(|dead| overloaded == [dead.letter.to_string()]);
     let shown =
         if overloaded.is_empty() { "none is".to_owned() } else { format!("{} is", overloaded.join(", ")) };
     verdict(PROMISE, kept, shown)
@@ -193,7 +208,7 @@ fn states(facts: &Facts) -> Verdict {
 /// A row holds the calls of its host's current window: never more than were made.
 fn counts(facts: &Facts) -> Verdict {
     const PROMISE: &str = "the stored counts agree with the calls";
-    let wrong = facts.cast.members().iter().find_map(|member| Some((member, wrong_count(facts, member)?)));
+    let wrong = facts.cast.0.iter().find_map(|member| Some((member, wrong_count(facts, member)?)));
     match wrong {
         Some((member, problem)) => verdict(PROMISE, false, format!("{}: {problem}", member.letter)),
         None => {
@@ -225,10 +240,7 @@ fn percent(part: usize, whole: usize) -> String {
 mod tests {
     use lars_store::{CallStatus, CallStatusKey};
 
-    use super::{
-        super::cast::{Cast, MODULE},
-        *,
-    };
+    use super::{super::hosts::Cast, *};
 
     const RULES: Rules = Rules {
         probe_num: 10,

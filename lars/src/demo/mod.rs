@@ -2,15 +2,10 @@
 //! and over an SQLite file in a temporary folder; hosts are TCP servers, callers are threads that really call
 //! them. A script makes things happen, and in the end what was promised is checked against what was seen.
 
-mod backend;
-mod caller;
-mod cast;
+mod acts;
+mod callers;
 mod expectations;
-mod facts;
 mod hosts;
-mod script;
-mod stage;
-mod story;
 mod view;
 
 use std::{
@@ -26,12 +21,10 @@ use lars_store::{OpenMode, RouteEdit, StoreUrl};
 use tempfile::TempDir;
 
 use self::{
-    caller::Callers,
-    cast::{MODULE, Role},
+    acts::Stage,
+    callers::{Callers, Facts},
     expectations::{Rules, Verdict},
-    facts::Facts,
-    hosts::Hosts,
-    stage::Stage,
+    hosts::{Hosts, MODULE, Role},
     view::View,
 };
 use crate::{
@@ -66,7 +59,7 @@ pub(crate) fn run(args: &DemoArgs, out: &mut Out<'_>) -> Result<(), Failure> {
     let url = StoreUrl::Sqlite(dir.path().join("lars.db"));
     let mut view = View::new();
     let hosts = Hosts::start().map_err(Failure::DemoSetup)?;
-    view.say(&story::welcome(), out)?;
+    view.say(&acts::welcome(), out)?;
     let verdicts = perform(args, &hosts, &url, &mut view, &shutdown, out)?;
     say_end(&verdicts, dir, args.keep, out)
 }
@@ -87,7 +80,7 @@ fn perform(
     out: &mut Out<'_>,
 ) -> Result<Vec<Verdict>, Failure> {
     let mut store = lars_store::open(url, OpenMode::Create)?;
-    let first_route = hosts.cast.members().iter().filter(|member| member.role != Role::Joining);
+    let first_route = hosts.cast.0.iter().filter(|member| member.role != Role::Joining);
     let edits: Vec<RouteEdit> = first_route.map(|member| RouteEdit::Add(MODULE, member.host)).collect();
     store.edit(&edits)?;
     let config = stack_config(url)?;
@@ -95,15 +88,21 @@ fn perform(
     let client = client(&stack)?;
     await_route(&client)?;
 
-    let watch = Duration::from_secs(args.seconds.into()) / 2;
     let start = Instant::now();
-    let callers = Callers::start(CALLERS, &client, start).map_err(Failure::DemoSetup)?;
-    let mut stage = Stage::new(hosts, store, callers, start, watch);
-    stage.play(view, shutdown, out)?;
-    let (facts, marks) = stage.close();
+    let stage = Stage {
+        hosts,
+        store,
+        callers: Callers::start(CALLERS, &client, start).map_err(Failure::DemoSetup)?,
+        start,
+        watch: Duration::from_secs(args.seconds.into()) / 2,
+        facts: Facts::new(hosts.cast.clone()),
+        view,
+        shutdown,
+        out: &mut *out,
+    };
+    let (facts, marks) = stage.play()?;
     stack.stop();
 
-    view.erase(out)?;
     let verdicts = expectations::check(&facts, &marks, &RULES);
     write_end(&facts, &verdicts, out)?;
     Ok(verdicts)

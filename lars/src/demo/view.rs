@@ -7,9 +7,9 @@ use std::{
 };
 
 use super::{
-    cast::Member,
+    callers::{Facts, Span},
     expectations::Verdict,
-    facts::{Facts, Span},
+    hosts::Member,
 };
 use crate::{
     out::{Ink, Out, Paint},
@@ -93,7 +93,7 @@ fn recent(facts: &Facts, now: Duration, member: &Member) -> usize {
 
 /// `  3.0 s  calls in the last second: A 152  B 151  D 12 (overloaded)`
 fn line(facts: &Facts, now: Duration) -> String {
-    let hosts = facts.cast.members().iter().filter_map(|member| {
+    let hosts = facts.cast.0.iter().filter_map(|member| {
         let overloaded = facts.stored_overload(member.host) == Some(true);
         let calls = recent(facts, now, member);
         let shown = format!("{} {calls}{}", member.letter, if overloaded { " (overloaded)" } else { "" });
@@ -115,9 +115,9 @@ fn write_table(facts: &Facts, now: Duration, paint: Paint, out: &mut dyn Write) 
         left("LAST SECOND"),
     ];
     let recent = |member: &Member| recent(facts, now, member);
-    let most = facts.cast.members().iter().map(recent).max().unwrap_or(0).max(1);
+    let most = facts.cast.0.iter().map(recent).max().unwrap_or(0).max(1);
     table::write(out, paint, columns, || {
-        facts.cast.members().iter().map(|member| {
+        facts.cast.0.iter().map(|member| {
             let (ok, failed) = (facts.count(member.host, true), facts.count(member.host, false));
             let calls = recent(member);
             let bar = "█".repeat(calls * BAR_LEN_MAX / most);
@@ -156,7 +156,7 @@ pub(crate) fn write_summary(facts: &Facts, out: &mut Out<'_>) -> io::Result<()> 
         left("STORED STATE"),
     ];
     table::write(out.data(), paint, columns, || {
-        facts.cast.members().iter().map(|member| {
+        facts.cast.0.iter().map(|member| {
             let (ok, failed) = (facts.count(member.host, true), facts.count(member.host, false));
             let row = facts.rows.iter().find(|row| row.key.host == member.host);
             let stored = |count: Option<u32>| count.map_or_else(|| "-".into(), Cell::from);
@@ -191,7 +191,7 @@ mod tests {
     use lars_proto::HostAddr;
 
     use super::{
-        super::{cast::Cast, facts::Call},
+        super::{callers::Call, hosts::Cast},
         *,
     };
     use crate::out::Terminal;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use lars_client::{GetHostError, Outcome};
+use lars_client::{GetHostError, Host};
 use lars_proto::{HostAddr, ModuleId};
 use lars_testkit::eventually;
 
@@ -14,12 +14,10 @@ const MODULE: ModuleId = ModuleId::new(5, 6);
 fn call(world: &World, calls: usize, failing: &[HostAddr]) -> HashMap<HostAddr, usize> {
     let mut spread = HashMap::new();
     for _ in 0..calls {
-        match world.client.get_host(MODULE) {
-            Ok(host) => {
-                *spread.entry(host.addr).or_default() += 1;
-                let failed = failing.contains(&host.addr);
-                world.client.report(&host, if failed { Outcome::Failure(1) } else { Outcome::Success });
-            }
+        let result =
+            |host: &Host| if failing.contains(&host.addr) { Err("as the test wants it") } else { Ok(()) };
+        match world.client.call(MODULE, result) {
+            Ok((host, _)) => *spread.entry(host.addr).or_default() += 1,
             Err(GetHostError::Overloaded(_)) => {}
             Err(error) => panic!("{error}"),
         }

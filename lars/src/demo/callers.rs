@@ -1,0 +1,165 @@
+//! The demo's callers, which do what any business code does, and everything that was seen of them.
+
+use std::{
+    io::{self, Read, Write},
+    net::{Shutdown, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{self, Receiver},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use lars_client::Client;
+use lars_proto::HostAddr;
+use lars_store::CallStatus;
+
+use super::hosts::{Cast, MODULE, REPLY, REQUEST};
+
+/// A healthy host takes microseconds; on a machine that has more to do it must not count as failing.
+const CALL_TIMEOUT: Duration = Duration::from_secs(20);
+/// What a caller does between two calls.
+const THINKING_TIME: Duration = Duration::from_millis(5);
+
+/// A lookup that found a host, and the call that followed. Times count from the beginning of the demo.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Call {
+    /// When the lookup began.
+    pub(crate) asked: Duration,
+    /// When it returned.
+    pub(crate) picked: Duration,
+    pub(crate) host: HostAddr,
+    /// Whether the host answered as it should.
+    pub(crate) ok: bool,
+}
+
+/// A call, or why there was no host to call.
+type Event = Result<Call, String>;
+
+/// Threads that ask for a host, call it and report. They stop when this is dropped.
+pub(crate) struct Callers {
+    stopping: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+    events: Receiver<Event>,
+}
+
+impl Callers {
+    /// Starts `count` callers; the times of what they tell count from `start`.
+    pub(crate) fn start(count: usize, client: &Client, start: Instant) -> io::Result<Self> {
+        let (sender, events) = mpsc::channel();
+        let mut callers = Self { stopping: Arc::default(), threads: Vec::new(), events };
+        for n in 0..count {
+            let (client, sender, stopping) = (client.clone(), sender.clone(), Arc::clone(&callers.stopping));
+            let work = move || {
+                while !stopping.load(Ordering::Relaxed) && sender.send(call_once(&client, start)).is_ok() {
+                    thread::sleep(THINKING_TIME);
+                }
+            };
+            callers.threads.push(thread::Builder::new().name(format!("caller-{n}")).spawn(work)?);
+        }
+        Ok(callers)
+    }
+
+    /// What they have told since the last time.
+    pub(crate) fn events(&self) -> impl Iterator<Item = Event> + '_ {
+        self.events.try_iter()
+    }
+
+    /// Ends them; what they had still to tell is in [`Callers::events`].
+    pub(crate) fn stop(&mut self) {
+        self.stopping.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Callers {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn call_once(client: &Client, start: Instant) -> Event {
+    let (asked, mut picked) = (start.elapsed(), Duration::ZERO);
+    let called = client.call(MODULE, |host| {
+        picked = start.elapsed();
+        call(host.addr)
+    });
+    let (host, result) = called.map_err(|error| error.to_string())?;
+    Ok(Call { asked, picked, host: host.addr, ok: result.is_ok() })
+}
+
+/// A real call: connects, sends a request, and expects the reply.
+pub(super) fn call(host: HostAddr) -> io::Result<()> {
+    let mut connection = TcpStream::connect_timeout(&host.socket_addr(), CALL_TIMEOUT)?;
+    connection.set_read_timeout(Some(CALL_TIMEOUT))?;
+    connection.write_all(REQUEST.as_bytes())?;
+    connection.shutdown(Shutdown::Write)?;
+    let mut reply = String::new();
+    connection.read_to_string(&mut reply)?;
+    if reply == REPLY { Ok(()) } else { Err(io::Error::other(format!("the host answered {reply:?}"))) }
+}
+
+/// A stretch of time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Span {
+    pub(crate) from: Duration,
+    pub(crate) to: Duration,
+}
+
+impl Span {
+    pub(crate) fn len(self) -> Duration {
+        self.to.saturating_sub(self.from)
+    }
+
+    pub(crate) fn has(self, time: Duration) -> bool {
+        self.from <= time && time < self.to
+    }
+}
+
+/// Everything that was seen so far.
+#[derive(Clone, Debug)]
+pub(crate) struct Facts {
+    pub(crate) cast: Cast,
+    /// In the order in which they ended, as good as in that of their times.
+    pub(crate) calls: Vec<Call>,
+    pub(crate) lookup_failures: Vec<String>,
+    /// What was stored when it was last looked at.
+    pub(crate) rows: Vec<CallStatus>,
+}
+
+impl Facts {
+    pub(crate) fn new(cast: Cast) -> Self {
+        Self { cast, calls: Vec::new(), lookup_failures: Vec::new(), rows: Vec::new() }
+    }
+
+    pub(crate) fn add(&mut self, event: Event) {
+        match event {
+            Ok(call) => self.calls.push(call),
+            Err(problem) => self.lookup_failures.push(problem),
+        }
+    }
+
+    /// The calls whose host was picked within `span`.
+    pub(crate) fn calls_in(&self, span: Span) -> impl Iterator<Item = &Call> {
+        self.calls.iter().filter(move |call| span.has(call.picked))
+    }
+
+    /// How many of them `host` got.
+    pub(crate) fn count_in(&self, span: Span, host: HostAddr) -> usize {
+        self.calls_in(span).filter(|call| call.host == host).count()
+    }
+
+    /// How many calls of `host` went well or not, of all.
+    pub(crate) fn count(&self, host: HostAddr, ok: bool) -> usize {
+        self.calls.iter().filter(|call| call.host == host && call.ok == ok).count()
+    }
+
+    /// Whether `host` is overloaded in the stored rows; `None` if there is no row.
+    pub(crate) fn stored_overload(&self, host: HostAddr) -> Option<bool> {
+        self.rows.iter().find(|row| row.key.host == host).map(|row| row.overload)
+    }
+}
