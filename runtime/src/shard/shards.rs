@@ -39,8 +39,6 @@ pub struct ShardsConfig {
     pub shards: usize,
     /// Where their threads run.
     pub placement: Placement,
-    /// How long an idle shard spins before it sleeps: lower latency for a busy CPU. Pinned shards only.
-    pub spin_before_park: Option<Duration>,
     /// What moves the bytes of TCP connections.
     pub tcp_driver: TcpDriver,
     /// Bytes of buffers in the whole process, split evenly over the shards.
@@ -55,7 +53,6 @@ impl Default for ShardsConfig {
             name: "lars".into(),
             shards: 0,
             placement: Placement::default(),
-            spin_before_park: None,
             tcp_driver: TcpDriver::default(),
             pool_bytes_max: 5 << 30,
             mailbox_jobs_max: 8_192,
@@ -141,7 +138,7 @@ impl<S: 'static> Shards<S> {
                 // `start` waits for one message per shard; when it has failed it listens no more.
                 let _ = ready.send(result.map_err(failed(index)));
             };
-            let builder = executor_builder(&config, config.placement.cpu(index, &allowed));
+            let builder = executor_builder(config.placement.cpu(index, &allowed));
             let name = format!("{}-shard-{index}", config.name);
             let thread = spawn(name, builder, plan, move |i| make(i), ready);
             shards.threads.push(thread.map_err(failed(index))?);
@@ -306,16 +303,12 @@ fn spawn<S: 'static>(
     })
 }
 
-fn executor_builder(config: &ShardsConfig, cpu: Option<usize>) -> LocalExecutorBuilder {
+fn executor_builder(cpu: Option<usize>) -> LocalExecutorBuilder {
     let placement = cpu.map_or(glommio::Placement::Unbound, glommio::Placement::Fixed);
-    let builder = LocalExecutorBuilder::new(placement)
+    LocalExecutorBuilder::new(placement)
         .io_memory(IO_MEMORY)
         .ring_depth(RING_DEPTH)
         .preempt_timer(PREEMPT_TIMER)
         // Shards make no calls that block, and glommio 0.9.0 panics where a thread for them is refused.
-        .blocking_thread_pool_placement(PoolPlacement::Custom(Vec::new()));
-    match config.spin_before_park {
-        Some(spin) => builder.spin_before_park(spin),
-        None => builder,
-    }
+        .blocking_thread_pool_placement(PoolPlacement::Custom(Vec::new()))
 }

@@ -81,21 +81,32 @@ pub(crate) enum Step {
     Close(CloseReason),
 }
 
-/// The state of one connection.
+/// Where a connection is between its first and its last byte.
+#[derive(Debug)]
+enum State {
+    /// Frames are served as they come.
+    Open,
+    /// The next frame has to wait.
+    Paused(Pause),
+    /// So it has to, and no more input will come.
+    PausedAtEnd(Pause, CloseReason),
+    /// What is held is served, and no more input will come.
+    ServingLast(CloseReason),
+    /// No more is served. To be closed once the output is written.
+    Flushing(CloseReason),
+    /// To be closed as it is.
+    Cut(CloseReason),
+}
+
+/// One connection.
 pub(crate) struct Connection {
     pub(crate) peer: SocketAddr,
     pub(crate) local: SocketAddr,
     pub(crate) output: Output,
     limits: Limits,
+    state: State,
     /// Input that is not served yet: a partial frame, or whole ones while paused. `None` when idle.
     held: Option<PoolBuf>,
-    pause: Option<Pause>,
-    /// No more input will come, and why.
-    end: Option<CloseReason>,
-    /// To be closed once the output is flushed.
-    closing: Option<CloseReason>,
-    /// To be closed at once.
-    cut: Option<CloseReason>,
     received_at: Instant,
     /// Since when the frame at the front of the input has been incomplete.
     incomplete_since: Option<Instant>,
@@ -109,11 +120,8 @@ impl Connection {
             local,
             output: Output::new(limits.output_bytes_max, now),
             limits,
+            state: State::Open,
             held: None,
-            pause: None,
-            end: None,
-            closing: None,
-            cut: None,
             received_at: now,
             incomplete_since: None,
             alarm: Alarm::default(),
@@ -122,26 +130,22 @@ impl Connection {
 
     /// What the driver is to do now. To be asked after flushing as much output as the socket takes.
     pub(crate) fn step(&mut self, draining: bool) -> Step {
-        if let Some(reason) = &self.cut {
-            return Step::Close(reason.clone());
-        }
-        if let Some(reason) = &self.closing {
-            return if self.output.is_empty() { Step::Close(reason.clone()) } else { Step::Wait };
-        }
-        match self.pause {
-            Some(Pause::Busy) => return Step::Wait,
-            Some(Pause::Output) if !self.output.is_low() => return Step::Wait,
-            Some(Pause::Output) => {
-                self.pause = None;
-                return Step::Serve;
+        match &self.state {
+            State::Open if draining => Step::ReadLast,
+            State::Open => Step::Read,
+            State::Paused(Pause::Output) if self.output.is_low() => {
+                self.state = State::Open;
+                Step::Serve
             }
-            None => {}
-        }
-        match &self.end {
-            Some(reason) if self.output.is_empty() => Step::Close(reason.clone()),
-            Some(_) => Step::Wait,
-            None if draining => Step::ReadLast,
-            None => Step::Read,
+            State::PausedAtEnd(Pause::Output, reason) if self.output.is_low() => {
+                self.state = State::ServingLast(reason.clone());
+                Step::Serve
+            }
+            State::Paused(_) | State::PausedAtEnd(..) => Step::Wait,
+            State::ServingLast(_) => Step::Serve,
+            State::Flushing(reason) if self.output.is_empty() => Step::Close(reason.clone()),
+            State::Flushing(_) => Step::Wait,
+            State::Cut(reason) => Step::Close(reason.clone()),
         }
     }
 
@@ -160,12 +164,26 @@ impl Connection {
         let incomplete = rest.is_some() && matches!(round, Round::Starved);
         self.incomplete_since = incomplete.then(|| since.unwrap_or(now));
         match round {
-            Round::Starved => {}
-            Round::Paused(pause) => self.pause = Some(pause),
+            Round::Starved => {
+                if let State::ServingLast(reason) = &self.state {
+                    self.close_after_flush(reason.clone());
+                }
+            }
+            Round::Paused(pause) => self.pause(pause),
             Round::Close(reason) => self.close_after_flush(reason),
         }
         if !self.is_closing() {
             self.held = rest;
+        }
+    }
+
+    fn pause(&mut self, pause: Pause) {
+        match &self.state {
+            State::Open | State::Paused(_) => self.state = State::Paused(pause),
+            State::PausedAtEnd(_, reason) | State::ServingLast(reason) => {
+                self.state = State::PausedAtEnd(pause, reason.clone());
+            }
+            State::Flushing(_) | State::Cut(_) => {}
         }
     }
 
@@ -179,32 +197,41 @@ impl Connection {
 
     /// The peer has sent all it will send, or the shards drain: what is there is served and flushed, then it ends.
     pub(crate) fn end_of_input(&mut self, reason: CloseReason) {
-        self.end.get_or_insert(reason);
+        match &self.state {
+            // All whole frames have been served.
+            State::Open => self.close_after_flush(reason),
+            State::Paused(pause) => self.state = State::PausedAtEnd(*pause, reason),
+            State::PausedAtEnd(..) | State::ServingLast(_) | State::Flushing(_) | State::Cut(_) => {}
+        }
     }
 
     /// Closes it once its output is flushed. The first reason stands.
     pub(crate) fn close_after_flush(&mut self, reason: CloseReason) {
-        self.closing.get_or_insert(reason);
+        if !self.is_closing() {
+            self.state = State::Flushing(reason);
+        }
         self.held = None;
     }
 
     /// Closes it as it is. The first reason stands.
     pub(crate) fn cut(&mut self, reason: CloseReason) {
-        self.cut.get_or_insert(reason);
+        if !matches!(self.state, State::Cut(_)) {
+            self.state = State::Cut(reason);
+        }
         self.held = None;
         self.output.clear();
     }
 
     /// Whether it takes no more output because it is about to end.
     pub(crate) fn is_closing(&self) -> bool {
-        self.closing.is_some() || self.cut.is_some()
+        matches!(self.state, State::Flushing(_) | State::Cut(_))
     }
 
     /// After some time, a busy function is offered its frame again.
     pub(crate) fn retry(&mut self) {
-        if self.pause == Some(Pause::Busy) {
+        if matches!(self.state, State::Paused(Pause::Busy) | State::PausedAtEnd(Pause::Busy, _)) {
             // The output is looked at before the next frame is, so this resumes in any case.
-            self.pause = Some(Pause::Output);
+            self.pause(Pause::Output);
             self.wake();
         }
     }
@@ -227,7 +254,7 @@ impl Connection {
             return Some(CloseReason::FrameTimeout);
         }
         // One that waits for a busy function is not idle.
-        let may_be_idle = self.output.is_empty() && self.pause.is_none();
+        let may_be_idle = self.output.is_empty() && matches!(self.state, State::Open);
         let timeout = self.limits.idle_timeout.filter(|_| may_be_idle)?;
         passed(moved_at.max(self.received_at), timeout).then_some(CloseReason::Idle)
     }
