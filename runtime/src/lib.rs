@@ -31,7 +31,7 @@ pub use self::{
     log_throttle::LogThrottle,
     pool::{BUFFER_LEN_MAX, Pool, PoolBuf, PoolExhausted, PoolStats},
     shard::{
-        context::{SendError, ShardContext},
+        context::ShardContext,
         mailbox::{ShardHandle, Stopped, SubmitError},
         mailboxes::{Mailboxes, Refused},
         placement::Placement,
@@ -39,9 +39,9 @@ pub use self::{
     },
     tcp::{
         client::{TcpClient, TcpClientConfig},
-        connection::ConnId,
+        connection::{CloseReason, ConnId, SendError},
         driver::{TcpDriver, TcpDriverError, UnknownTcpDriver},
-        handlers::{CloseReason, Flow, Frame, Handlers},
+        handlers::{Flow, Frame, Handlers},
         listener::{TcpServer, TcpServerConfig},
         stats::TcpStats,
     },

@@ -1,15 +1,6 @@
-//! A shard's clock: at each pulse it runs the ticks that are due, and looks for connections that have been idle or
-//! stuck for too long.
+//! A shard's clock: which ticks are due, and when to look for connections that have been idle or stuck for too long.
 
-use std::{
-    rc::Rc,
-    sync::Arc,
-    time::{Duration, Instant},
-};
-
-use crate::{glommio_facts::ticker::Beat, shard::Shard, shard::context::ShardContext};
-
-pub(crate) type Tick<S> = fn(&mut S, &mut ShardContext<S>);
+use std::time::{Duration, Instant};
 
 /// Time between two looks at all connections, unless timeouts are so short that they need closer ones.
 const SWEEP_PERIOD_MAX: Duration = Duration::from_millis(500);
@@ -17,25 +8,25 @@ const SWEEP_PERIOD_MAX: Duration = Duration::from_millis(500);
 /// A timeout is noticed at most this part of itself late.
 const SWEEPS_PER_TIMEOUT: u32 = 4;
 
-struct Periodic<S> {
+struct Periodic<T> {
     period: Duration,
     due: Instant,
-    run: Tick<S>,
+    run: T,
 }
 
-/// What is due when, on one shard.
-pub(crate) struct Clock<S> {
-    ticks: Vec<Periodic<S>>,
+/// What is due when, on one shard; `T` is what is run at a tick.
+pub(crate) struct Clock<T> {
+    ticks: Vec<Periodic<T>>,
     sweep_period: Duration,
     sweep_due: Instant,
 }
 
-impl<S> Clock<S> {
+impl<T: Copy> Clock<T> {
     pub(crate) fn new(now: Instant) -> Self {
         Self { ticks: Vec::new(), sweep_period: SWEEP_PERIOD_MAX, sweep_due: now }
     }
 
-    pub(crate) fn add_tick(&mut self, period: Duration, run: Tick<S>, now: Instant) {
+    pub(crate) fn add_tick(&mut self, period: Duration, run: T, now: Instant) {
         self.ticks.push(Periodic { period, due: now + period, run });
     }
 
@@ -45,7 +36,7 @@ impl<S> Clock<S> {
     }
 
     /// The ticks that are due. One that was missed several times is due once.
-    fn due_ticks(&mut self, now: Instant) -> Vec<Tick<S>> {
+    pub(super) fn due_ticks(&mut self, now: Instant) -> Vec<T> {
         let mut due = Vec::new();
         for tick in self.ticks.iter_mut().filter(|tick| tick.due <= now) {
             due.push(tick.run);
@@ -54,7 +45,7 @@ impl<S> Clock<S> {
         due
     }
 
-    fn is_sweep_due(&mut self, now: Instant) -> bool {
+    pub(super) fn is_sweep_due(&mut self, now: Instant) -> bool {
         let due = self.sweep_due <= now;
         if due {
             self.sweep_due = now + self.sweep_period;
@@ -63,40 +54,17 @@ impl<S> Clock<S> {
     }
 }
 
-/// Runs until the shard stops.
-pub(crate) async fn run<S: 'static>(shard: Rc<Shard<S>>, beat: Arc<Beat>) {
-    while !shard.is_stopping() {
-        beat.next().await;
-        let now = Instant::now();
-        let due = shard.clock.borrow_mut().due_ticks(now);
-        for tick in due {
-            shard.turn("a tick", tick);
-        }
-        let sweep = shard.clock.borrow_mut().is_sweep_due(now);
-        if sweep {
-            for conn in shard.net.borrow_mut().table().iter_mut() {
-                conn.check_timeouts(now);
-            }
-        }
-        if let Some(ring) = &shard.ring {
-            ring.check();
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn no_tick(_: &mut (), _: &mut ShardContext<()>) {}
 
     #[test]
     fn a_tick_is_due_each_period_and_once_after_a_stall() {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         let mut clock = Clock::new(start);
-        clock.add_tick(Duration::from_millis(100), no_tick, start);
-        let due = |clock: &mut Clock<()>, ms| clock.due_ticks(at(ms)).len();
+        clock.add_tick(Duration::from_millis(100), "tick", start);
+        let due = |clock: &mut Clock<&'static str>, ms| clock.due_ticks(at(ms)).len();
         assert_eq!(due(&mut clock, 99), 0);
         assert_eq!(due(&mut clock, 105), 1);
         assert_eq!(due(&mut clock, 199), 0);
@@ -110,7 +78,7 @@ mod tests {
     fn short_timeouts_are_looked_for_more_often() {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
-        let mut clock = Clock::<()>::new(start);
+        let mut clock = Clock::<&str>::new(start);
         assert!(clock.is_sweep_due(start));
         assert!(!clock.is_sweep_due(at(499)));
         assert!(clock.is_sweep_due(at(500)));

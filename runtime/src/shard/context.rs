@@ -8,25 +8,13 @@ use std::{
 };
 
 use crate::{
-    pool::{Pool, PoolExhausted},
+    pool::Pool,
     shard::mailbox::ShardHandle,
-    tcp::connection::{ConnId, Connection, Table},
-    tcp::handlers::CloseReason,
+    tcp::connection::{CloseReason, ConnId, Connection, SendError, Table},
 };
 
-/// Bytes were not queued; nothing of them was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SendError {
-    /// The connection's output is at its bound. The `writable` hook tells when there is room again.
-    #[error("the connection's output queue is full")]
-    Full,
-    /// The connection has ended or is about to.
-    #[error("the connection is gone")]
-    Gone,
-    /// There is no buffer to copy them to.
-    #[error(transparent)]
-    Pool(#[from] PoolExhausted),
-}
+/// What runs on a shard at a time of its own.
+pub(crate) type Tick<S> = fn(&mut S, &mut ShardContext<S>);
 
 /// The network of one shard, handed to every function that runs there.
 pub struct ShardContext<S> {

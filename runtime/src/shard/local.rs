@@ -4,11 +4,11 @@
 //! and never across an await.
 
 use std::{
+    any::Any,
     cell::{Cell, OnceCell, RefCell},
     future::{Future, poll_fn},
     io, mem,
     rc::Rc,
-    sync::Arc,
     task::{Poll, Waker},
     time::{Duration, Instant},
 };
@@ -18,25 +18,16 @@ use glommio::{Latency, Shares, Task, TaskQueueHandle, timer::Timer};
 
 use crate::{
     glommio_facts::reactor::ReactorPass,
-    glommio_facts::ticker::Beat,
     log_throttle::LogThrottle,
-    pool::Pool,
-    shard::clock::{Clock, Tick},
-    shard::context::ShardContext,
-    shard::mailbox::{Message, ShardHandle, mark_shard_thread},
-    shard::mailboxes::{self, Receive},
+    shard::clock::Clock,
+    shard::context::{ShardContext, Tick},
     shard::panics::contain,
-    shard::timer::{self, Timer as ShardTimer, Timerfd},
-    tcp::connection::Limits,
-    tcp::driver::{self, Chosen, RingDriver},
-    tcp::handlers::CloseReason,
+    shard::timer::{Timer as ShardTimer, Timerfd},
+    tcp::connection::{CloseReason, Limits},
 };
 
 /// Bytes read from a socket at once, at most; one such buffer serves all connections of a shard.
 const SCRATCH_LEN: usize = 64 << 10;
-
-/// Jobs run before the shard looks at its IO.
-const JOBS_PER_PASS: usize = 256;
 
 /// How long a busy function is left alone.
 const RETRY_AFTER: Duration = Duration::from_millis(10);
@@ -47,31 +38,22 @@ const STOP_PATIENCE: Duration = Duration::from_secs(5);
 /// Between two log lines about misbehaving peers, so that these cannot flood the log.
 const COMPLAINT_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What a shard is made of.
-pub(crate) struct Plan<S> {
-    pub(crate) index: usize,
-    pub(crate) handles: Arc<[ShardHandle<S>]>,
-    pub(crate) mailbox: flume::Receiver<Message<S>>,
-    pub(crate) beat: Arc<Beat>,
-    pub(crate) pool_bytes_max: usize,
-    pub(crate) driver: Chosen,
-}
-
+/// See the module's text.
 pub(crate) struct Shard<S> {
     pub(super) state: RefCell<S>,
     pub(crate) net: RefCell<ShardContext<S>>,
     /// What sockets are read into.
     pub(crate) scratch: RefCell<Box<[u8]>>,
-    pub(crate) clock: RefCell<Clock<S>>,
+    pub(crate) clock: RefCell<Clock<Tick<S>>>,
     pub(super) timer: OnceCell<ShardTimer<S>>,
-    timerfd: Cell<Option<Timerfd>>,
+    pub(super) timerfd: Cell<Option<Timerfd>>,
     /// Whether messages wait, one for each kind of message.
     messages: RefCell<Vec<Box<dyn Fn() -> bool>>>,
     /// A wake from another thread reaches a busy executor only through a queue whose latency matters.
-    urgent: TaskQueueHandle,
+    pub(super) urgent: TaskQueueHandle,
     pub(crate) reactor_pass: Rc<ReactorPass>,
-    /// What moves the bytes of all connections, unless each has a task of its own.
-    pub(crate) ring: Option<RingDriver<S>>,
+    /// What moves the bytes of its connections, if that is one for all; `tcp::driver` knows.
+    pub(crate) driver: OnceCell<Box<dyn Any>>,
     /// No new work: the shard drains or stops.
     ending: Cell<bool>,
     stopping: Cell<bool>,
@@ -90,11 +72,7 @@ pub(crate) struct Shard<S> {
 
 impl<S: 'static> Shard<S> {
     /// To be called on the shard's thread.
-    fn new(net: ShardContext<S>, driver: Chosen, make: impl FnOnce() -> S) -> io::Result<Self> {
-        let ring = match driver {
-            Chosen::Stream => None,
-            Chosen::Ring => Some(RingDriver::new(net.pool())?),
-        };
+    pub(super) fn new(net: ShardContext<S>, make: impl FnOnce() -> S) -> io::Result<Self> {
         let state = contain("building a shard's state", net.shard_index(), make)
             .ok_or_else(|| io::Error::other("building its state panicked"))?;
         Ok(Self {
@@ -111,7 +89,7 @@ impl<S: 'static> Shard<S> {
                 "urgent",
             ),
             reactor_pass: Rc::new(ReactorPass::new()?),
-            ring,
+            driver: OnceCell::new(),
             ending: Cell::new(false),
             stopping: Cell::new(false),
             retrying: Cell::new(false),
@@ -225,7 +203,7 @@ impl<S: 'static> Shard<S> {
     }
 
     /// Waits until all tasks have ended, but not for ever.
-    async fn outlast_tasks(&self) {
+    pub(super) async fn outlast_tasks(&self) {
         let ended = async {
             self.wait_until(|| self.tasks.get() == 0).await;
             true
@@ -266,7 +244,7 @@ impl<S: 'static> Shard<S> {
         }
     }
 
-    fn stop(&self) {
+    pub(super) fn stop(&self) {
         self.stopping.set(true);
         for conn in self.net.borrow_mut().table().iter_mut() {
             conn.cut(CloseReason::Cut);
@@ -283,35 +261,6 @@ impl<S: 'static> Shard<S> {
         self.wake_waiting();
     }
 
-    /// Receives and runs jobs until told to stop.
-    async fn serve_mailbox(self: &Rc<Self>, mailbox: flume::Receiver<Message<S>>) {
-        let mut run = 0;
-        // `Shards` sends `Stop` before the last sender is gone, and this shard's network holds one.
-        while let Ok(message) = mailbox.recv_async().await {
-            if !self.take(message) {
-                break;
-            }
-            run += 1;
-            if run % JOBS_PER_PASS == 0 {
-                self.reactor_pass.wait().await;
-            }
-        }
-        // Else what waits would be kept until the last handle is gone.
-        drop(mailbox.drain());
-    }
-
-    /// Whether it goes on.
-    fn take(self: &Rc<Self>, message: Message<S>) -> bool {
-        match message {
-            Message::Job(job) => {
-                self.turn("a job", job);
-            }
-            Message::Install(install) => install(self),
-            Message::Stop => return false,
-        }
-        true
-    }
-
     /// Connections with these limits may come.
     pub(crate) fn watch(&self, limits: &Limits) {
         let mut clock = self.clock.borrow_mut();
@@ -322,14 +271,9 @@ impl<S: 'static> Shard<S> {
         }
     }
 
-    /// Receives these messages until the shard stops.
-    pub(crate) fn receive_messages<M: Send + 'static>(
-        self: &Rc<Self>,
-        messages: flume::Receiver<M>,
-        receive: Receive<S, M>,
-    ) {
-        self.spawn_urgent(mailboxes::run(Rc::clone(self), messages.clone(), receive));
-        self.messages.borrow_mut().push(Box::new(move || !messages.is_empty()));
+    /// Has [`has_messages`](Self::has_messages) ask this as well.
+    pub(super) fn watch_messages(&self, waiting: impl Fn() -> bool + 'static) {
+        self.messages.borrow_mut().push(Box::new(waiting));
     }
 
     /// Whether messages wait to be received.
@@ -337,63 +281,14 @@ impl<S: 'static> Shard<S> {
         self.messages.borrow().iter().any(|waiting| waiting())
     }
 
-    /// Has the state's deadlines handled until the shard stops.
-    pub(crate) fn start_timer(
-        self: &Rc<Self>,
-        poll_timeout: fn(&S) -> Option<Instant>,
-        handle_timeout: Tick<S>,
-    ) {
-        let Some(Timerfd { set, read }) = self.timerfd.take() else { return };
-        if self.timer.set(ShardTimer::new(poll_timeout, handle_timeout, set)).is_ok() {
-            self.spawn_urgent(timer::run(Rc::clone(self), read));
-        }
-    }
-
     pub(crate) fn add_tick(&self, period: Duration, run: Tick<S>) {
         self.clock.borrow_mut().add_tick(period, run, Instant::now());
     }
 }
 
-fn spawn_into(queue: TaskQueueHandle, task: impl Future<Output = ()> + 'static) -> Task<()> {
+pub(super) fn spawn_into(queue: TaskQueueHandle, task: impl Future<Output = ()> + 'static) -> Task<()> {
     match glommio::spawn_local_into(task, queue) {
         Ok(task) => task,
         Err(error) => unreachable!("task queues are never removed: {error}"),
-    }
-}
-
-/// The main task of a shard: builds it, tells `ready`, serves until told to stop, and cleans up.
-pub(crate) async fn run<S: 'static>(
-    plan: Plan<S>,
-    make: impl FnOnce(usize) -> S,
-    ready: impl FnOnce(io::Result<()>),
-) {
-    mark_shard_thread();
-    let Plan { index, handles, mailbox, beat, pool_bytes_max, driver } = plan;
-    let net = ShardContext::new(handles, index, Pool::new(pool_bytes_max), Instant::now());
-    let shard = match Shard::new(net, driver, || make(index)) {
-        Ok(shard) => Rc::new(shard),
-        Err(error) => return ready(Err(error)),
-    };
-    ready(Ok(()));
-    if shard.ring.is_some() {
-        shard.spawn(driver::run_ring(Rc::clone(&shard)));
-    }
-    let clock = spawn_into(shard.urgent, crate::shard::clock::run(Rc::clone(&shard), Arc::clone(&beat)));
-    let mail = spawn_into(shard.urgent, {
-        let shard = Rc::clone(&shard);
-        async move { shard.serve_mailbox(mailbox).await }
-    });
-    mail.await;
-    shard.stop();
-    shard.outlast_tasks().await;
-    clock.await;
-    beat.detach();
-
-    let reactor_pass = Rc::clone(&shard.reactor_pass);
-    drop(shard);
-    // Collects wakes that other threads sent while this ended, and with them the tasks they refer to.
-    reactor_pass.wait().await;
-    if let Ok(pass) = Rc::try_unwrap(reactor_pass) {
-        pass.close().await;
     }
 }

@@ -7,7 +7,7 @@ use std::{cell::Cell, fmt, rc::Rc, time::Duration};
 
 use flume::RecvTimeoutError;
 
-use crate::{shard::Shard, shard::context::ShardContext};
+use crate::{shard::context::ShardContext, shard::local::Shard};
 
 /// The shard has stopped; the job was not run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -14,14 +14,14 @@ use flume::{Receiver, Sender, TrySendError};
 use futures_lite::future;
 
 use crate::{
-    shard::Shard, shard::context::ShardContext, shard::mailbox::SubmitError, shard::panics::contain,
+    shard::context::ShardContext, shard::local::Shard, shard::mailbox::SubmitError, shard::panics::contain,
 };
 
 /// Messages received in a row before the shard looks at its IO.
 const MESSAGES_PER_TURN: usize = 64;
 
 /// What receives messages on a shard.
-pub(crate) type Receive<S, M> = fn(&mut S, &mut ShardContext<S>, M);
+type Receive<S, M> = fn(&mut S, &mut ShardContext<S>, M);
 
 /// A message was not taken; here it is again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -95,8 +95,18 @@ impl<M> fmt::Debug for Mailboxes<M> {
     }
 }
 
+/// Receives these messages from now on.
+pub(super) fn start<S: 'static, M: Send + 'static>(
+    shard: &Rc<Shard<S>>,
+    messages: Receiver<M>,
+    receive: Receive<S, M>,
+) {
+    shard.spawn_urgent(run(Rc::clone(shard), messages.clone(), receive));
+    shard.watch_messages(move || !messages.is_empty());
+}
+
 /// Receives until the shard stops or nobody can send any more.
-pub(crate) async fn run<S: 'static, M: Send + 'static>(
+async fn run<S: 'static, M: Send + 'static>(
     shard: Rc<Shard<S>>,
     messages: Receiver<M>,
     receive: Receive<S, M>,

@@ -14,8 +14,8 @@ pub(crate) mod panics;
 
 pub(crate) mod placement;
 
-mod local;
+pub(crate) mod local;
+
+mod run;
 
 pub(crate) mod shards;
-
-pub(crate) use self::local::{Plan, Shard, run};

@@ -17,9 +17,10 @@ use crate::{
     glommio_facts::ticker::{Beat, Pulse},
     shard::context::ShardContext,
     shard::mailbox::ShardHandle,
-    shard::mailboxes::Mailboxes,
+    shard::mailboxes::{self, Mailboxes},
     shard::placement::{Placement, allowed_cpus},
-    shard::{self, Plan},
+    shard::run::{self, Plan},
+    shard::timer,
     tcp::driver::{TcpDriver, TcpDriverError},
 };
 
@@ -50,7 +51,7 @@ pub struct ShardsConfig {
 impl Default for ShardsConfig {
     fn default() -> Self {
         Self {
-            name: "lars".into(),
+            name: "runtime".into(),
             shards: 0,
             placement: Placement::default(),
             tcp_driver: TcpDriver::default(),
@@ -196,7 +197,7 @@ impl<S: 'static> Shards<S> {
         assert_eq!(receivers.len(), self.len(), "a mailbox for each shard");
         for (shard, messages) in self.handles().iter().zip(receivers) {
             // A stopped shard receives nothing.
-            let _ = shard.install(move |shard| shard.receive_messages(messages, receive));
+            let _ = shard.install(move |shard| mailboxes::start(shard, messages, receive));
         }
     }
 
@@ -214,7 +215,7 @@ impl<S: 'static> Shards<S> {
         assert!(!self.has_timer.swap(true, Relaxed), "a shard has one timer");
         for shard in self.handles() {
             // A stopped shard has no deadlines.
-            let _ = shard.install(move |shard| shard.start_timer(poll_timeout, handle_timeout));
+            let _ = shard.install(move |shard| timer::start(shard, poll_timeout, handle_timeout));
         }
     }
 
@@ -298,7 +299,7 @@ fn spawn<S: 'static>(
     ready: impl FnOnce(io::Result<()>) + Send + 'static,
 ) -> io::Result<JoinHandle<()>> {
     thread::Builder::new().name(name).spawn(move || match builder.make() {
-        Ok(executor) => executor.run(shard::run(plan, make, ready)),
+        Ok(executor) => executor.run(run::run(plan, make, ready)),
         Err(error) => ready(Err(io::Error::other(error.to_string()))),
     })
 }

@@ -20,7 +20,9 @@ use nix::sys::{
     timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags},
 };
 
-use crate::{glommio_facts::event_read::EventRead, shard::Shard, shard::clock::Tick, shard::panics::contain};
+use crate::{
+    glommio_facts::event_read::EventRead, shard::context::Tick, shard::local::Shard, shard::panics::contain,
+};
 
 /// Zero would switch the timerfd off.
 const SOONEST: Duration = Duration::from_nanos(1);
@@ -50,11 +52,7 @@ pub(super) struct Timer<S> {
 }
 
 impl<S: 'static> Timer<S> {
-    pub(super) fn new(
-        poll_timeout: fn(&S) -> Option<Instant>,
-        handle_timeout: Tick<S>,
-        timerfd: TimerFd,
-    ) -> Self {
+    fn new(poll_timeout: fn(&S) -> Option<Instant>, handle_timeout: Tick<S>, timerfd: TimerFd) -> Self {
         Self { poll_timeout, handle_timeout, timerfd, set_to: Cell::new(None) }
     }
 
@@ -93,8 +91,20 @@ impl<S: 'static> Timer<S> {
     }
 }
 
+/// Has the state's deadlines handled from now on.
+pub(super) fn start<S: 'static>(
+    shard: &Rc<Shard<S>>,
+    poll_timeout: fn(&S) -> Option<Instant>,
+    handle_timeout: Tick<S>,
+) {
+    let Some(Timerfd { set, read }) = shard.timerfd.take() else { return };
+    if shard.timer.set(Timer::new(poll_timeout, handle_timeout, set)).is_ok() {
+        shard.spawn_urgent(run(Rc::clone(shard), read));
+    }
+}
+
 /// Runs until the shard stops.
-pub(super) async fn run<S: 'static>(shard: Rc<Shard<S>>, timerfd: OwnedFd) {
+async fn run<S: 'static>(shard: Rc<Shard<S>>, timerfd: OwnedFd) {
     let Some(timer) = shard.timer.get() else { return };
     let mut expiry = EventRead::new(timerfd);
     timer.look(&shard.state.borrow(), shard.index());

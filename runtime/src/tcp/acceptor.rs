@@ -27,11 +27,11 @@ use socket2::{SockRef, Socket};
 
 use crate::{
     log_throttle::LogThrottle,
-    shard::Shard,
+    shard::local::Shard,
     shard::mailbox::ShardHandle,
-    tcp::connection::Service,
     tcp::driver,
     tcp::places::{Permit, Places, Refusal},
+    tcp::service::Service,
     tcp::stats::{TcpCounters, TcpStats},
 };
 

@@ -17,11 +17,12 @@ use glommio::{net::TcpStream, timer::Timer};
 use crate::{
     backoff::Backoff,
     log_throttle::LogThrottle,
-    shard::Shard,
+    shard::local::Shard,
     shard::mailbox::ShardHandle,
-    tcp::connection::{Limits, Service},
+    tcp::connection::Limits,
     tcp::driver,
     tcp::handlers::Handlers,
+    tcp::service::{DEFAULT_FRAME_LEN_MAX, Service},
     tcp::stats::{Counters, TcpStats, sum},
 };
 
@@ -69,7 +70,7 @@ impl TcpClientConfig {
             frame_timeout: Duration::from_secs(30),
             unacknowledged_timeout: Duration::from_secs(30),
             idle_timeout: None,
-            frame_len_max: 8 + 65_527,
+            frame_len_max: DEFAULT_FRAME_LEN_MAX,
         }
     }
 

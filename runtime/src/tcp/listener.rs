@@ -12,9 +12,10 @@ use crate::{
     address::{ListenError, bind},
     shard::shards::Shards,
     tcp::acceptor::Acceptor,
-    tcp::connection::{Limits, Service},
+    tcp::connection::Limits,
     tcp::handlers::Handlers,
     tcp::places::Places,
+    tcp::service::{DEFAULT_FRAME_LEN_MAX, Service},
     tcp::stats::{TcpStats, sum},
 };
 
@@ -49,12 +50,9 @@ pub struct TcpServerConfig {
     pub frame_len_max: usize,
 }
 
-/// Header and longest body of a Lars frame.
-const FRAME_LEN_MAX: usize = 8 + 65_527;
-
 impl TcpServerConfig {
     /// The defaults: 10,000 connections, no idle timeout, 1 MiB of output, 10 s to move it, 60 s to have it
-    /// acknowledged, 30 s for a frame to be complete.
+    /// acknowledged, 30 s for a frame of at most 65,535 bytes to be complete.
     #[must_use]
     pub fn new(listen: SocketAddr) -> Self {
         Self {
@@ -67,7 +65,7 @@ impl TcpServerConfig {
             stall_timeout: Duration::from_secs(10),
             frame_timeout: Duration::from_secs(30),
             unacknowledged_timeout: Duration::from_secs(60),
-            frame_len_max: FRAME_LEN_MAX,
+            frame_len_max: DEFAULT_FRAME_LEN_MAX,
         }
     }
 

@@ -4,6 +4,10 @@ pub(crate) mod handlers;
 
 pub(crate) mod connection;
 
+pub(crate) mod service;
+
+pub(crate) mod serve;
+
 pub(crate) mod driver;
 
 pub(crate) mod listener;

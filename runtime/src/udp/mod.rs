@@ -29,7 +29,7 @@ use self::{
     socket::BoundSocket,
 };
 use crate::{
-    counters::Counter, shard::Shard, shard::context::ShardContext, shard::mailbox::ShardHandle,
+    counters::Counter, shard::context::ShardContext, shard::local::Shard, shard::mailbox::ShardHandle,
     shard::panics::contain, shard::shards::Shards,
 };
 

@@ -1,31 +1,25 @@
 //! A connection without its socket: bytes in, frames to the functions, bounded output.
 //!
 //! Sans-IO: a driver (see `driver`) reads and writes, asks [`Connection::step`] what to do next, and hands what
-//! it read to [`serve`]. Nothing here knows a socket, a clock or an executor.
+//! it read to `serve`. Nothing here knows a socket, a clock or an executor.
 
 mod alarm;
+mod close_reason;
 mod output;
-mod serve;
 mod table;
 
 use std::{
     net::SocketAddr,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
-pub use self::table::ConnId;
 pub(crate) use self::{
     alarm::{Alarm, WakeQueue},
     output::{Output, SLICES_MAX},
-    serve::serve,
     table::Table,
 };
-use crate::{
-    pool::PoolBuf,
-    tcp::handlers::{CloseReason, Handlers},
-    tcp::stats::Counters,
-};
+pub use self::{close_reason::CloseReason, output::SendError, table::ConnId};
+use crate::pool::PoolBuf;
 
 /// Bounds of a connection; units are in the names of the server's configuration.
 #[derive(Clone, Copy, Debug)]
@@ -38,19 +32,9 @@ pub(crate) struct Limits {
     pub(crate) unacknowledged_timeout: Duration,
 }
 
-/// What the connections of one server, or of one client link, have in common.
-pub(crate) struct Service<S> {
-    /// For log lines: "server 127.0.0.1:7778" or "link to dns.example:7778".
-    pub(crate) name: String,
-    pub(crate) handlers: Handlers<S>,
-    pub(crate) limits: Limits,
-    /// One per shard.
-    pub(crate) counters: Arc<[Counters]>,
-}
-
 /// Why frames that are there are not served now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Pause {
+pub(crate) enum Pause {
     /// A function was busy; [`Connection::retry`] lifts this.
     Busy,
     /// Too much output waits; falling below the low-water mark lifts this.
@@ -58,7 +42,7 @@ enum Pause {
 }
 
 /// How a round over the input ended.
-enum Round {
+pub(crate) enum Round {
     /// No whole frame is left.
     Starved,
     /// The next frame has to wait.
@@ -69,9 +53,9 @@ enum Round {
 /// What a driver is to do next.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// Call [`serve`] without new input: held frames can go on.
+    /// Call `serve` without new input: held frames can go on.
     Serve,
-    /// Read, and hand what came to [`serve`].
+    /// Read, and hand what came to `serve`.
     Read,
     /// The shards drain: read what the kernel has, without waiting, then call [`Connection::end_of_input`].
     ReadLast,
@@ -150,7 +134,7 @@ impl Connection {
     }
 
     /// Hands out what is held, to be served together with what is fresh.
-    fn begin_round(&mut self, fresh: bool, now: Instant) -> Option<PoolBuf> {
+    pub(crate) fn begin_round(&mut self, fresh: bool, now: Instant) -> Option<PoolBuf> {
         if fresh {
             self.received_at = now;
         }
@@ -158,7 +142,7 @@ impl Connection {
     }
 
     /// `progress` says whether a frame was served.
-    fn end_round(&mut self, rest: Option<PoolBuf>, round: Round, progress: bool, now: Instant) {
+    pub(crate) fn end_round(&mut self, rest: Option<PoolBuf>, round: Round, progress: bool, now: Instant) {
         let since = self.incomplete_since.filter(|_| !progress);
         // While it is not served, it is not the peer that is slow.
         let incomplete = rest.is_some() && matches!(round, Round::Starved);
@@ -188,7 +172,7 @@ impl Connection {
     }
 
     /// Why the next frame cannot be served now, if it cannot.
-    fn must_pause(&self) -> Option<Round> {
+    pub(crate) fn must_pause(&self) -> Option<Round> {
         if self.is_closing() {
             return Some(Round::Starved);
         }
@@ -262,11 +246,5 @@ impl Connection {
     /// Has the driver look at it soon.
     pub(crate) fn wake(&self) {
         self.alarm.ring();
-    }
-}
-
-impl<S> Service<S> {
-    pub(crate) fn new(name: String, handlers: Handlers<S>, limits: Limits, shards: usize) -> Arc<Self> {
-        Arc::new(Self { name, handlers, limits, counters: Counters::per_shard(shards) })
     }
 }

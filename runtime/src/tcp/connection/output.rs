@@ -2,10 +2,21 @@
 
 use std::{collections::VecDeque, io::IoSlice, mem, sync::Arc, time::Instant};
 
-use crate::{
-    pool::{Pool, PoolBuf},
-    shard::context::SendError,
-};
+use crate::pool::{Pool, PoolBuf, PoolExhausted};
+
+/// Bytes were not queued; nothing of them was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SendError {
+    /// The connection's output is at its bound. The `writable` hook tells when there is room again.
+    #[error("the connection's output queue is full")]
+    Full,
+    /// The connection has ended or is about to.
+    #[error("the connection is gone")]
+    Gone,
+    /// There is no buffer to copy them to.
+    #[error(transparent)]
+    Pool(#[from] PoolExhausted),
+}
 
 /// Chunks handed to the kernel with one call, at most.
 pub(crate) const SLICES_MAX: usize = 16;

@@ -11,10 +11,12 @@ use std::{
 use socket2::{SockRef, TcpKeepalive};
 
 use crate::{
-    shard::Shard,
     shard::context::ShardContext,
-    tcp::connection::{Alarm, ConnId, Connection, Limits, Service, Step, serve},
-    tcp::handlers::CloseReason,
+    shard::local::Shard,
+    tcp::connection::CloseReason,
+    tcp::connection::{Alarm, ConnId, Connection, Limits, Step},
+    tcp::serve::serve,
+    tcp::service::Service,
     tcp::stats::Counters,
 };
 

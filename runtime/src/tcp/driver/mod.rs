@@ -20,18 +20,43 @@ use std::{
     task::{Context, Poll},
 };
 
+pub(crate) use self::choice::Chosen;
 pub use self::choice::{TcpDriver, TcpDriverError, UnknownTcpDriver};
+use self::ring::RingDriver;
 use self::stream::StreamDriver;
-pub(crate) use self::{
-    choice::Chosen,
-    ring::{RingDriver, run as run_ring},
-};
-use crate::{shard::Shard, tcp::connection::Service, tcp::handlers::CloseReason};
+use crate::{shard::local::Shard, tcp::connection::CloseReason, tcp::service::Service};
 
 /// A connection that is driven while this is polled; resolves to why it ended, when nothing of it is left.
 pub(crate) enum Driven<S: 'static> {
     Stream(Box<StreamDriver<S>>),
     Ring(ring::Attached),
+}
+
+/// Makes what all connections of the shard share. To be called once, on its thread.
+pub(crate) fn install<S: 'static>(shard: &Shard<S>, chosen: Chosen) -> io::Result<()> {
+    if chosen == Chosen::Ring {
+        let ring = RingDriver::<S>::new(shard.net.borrow().pool())?;
+        let _ = shard.driver.set(Box::new(ring));
+    }
+    Ok(())
+}
+
+/// Starts what drives all connections of the shard.
+pub(crate) fn start<S: 'static>(shard: &Rc<Shard<S>>) {
+    if ring_of(shard).is_some() {
+        shard.spawn(ring::run(Rc::clone(shard)));
+    }
+}
+
+/// To be called from time to time: makes up for a wake that was missed.
+pub(crate) fn check<S: 'static>(shard: &Shard<S>) {
+    if let Some(ring) = ring_of(shard) {
+        ring.check();
+    }
+}
+
+fn ring_of<S: 'static>(shard: &Shard<S>) -> Option<&RingDriver<S>> {
+    shard.driver.get()?.downcast_ref()
 }
 
 /// Takes a connected socket over, and runs the `opened` hook.
@@ -43,7 +68,7 @@ pub(crate) fn open<S: 'static>(
     service: &Arc<Service<S>>,
     socket: OwnedFd,
 ) -> io::Result<Driven<S>> {
-    match &shard.ring {
+    match ring_of(shard) {
         Some(ring) => ring.open(shard, service, socket).map(Driven::Ring),
         None => StreamDriver::open(shard, service, socket).map(|driver| Driven::Stream(Box::new(driver))),
     }

@@ -21,9 +21,10 @@ use nix::{
 
 use super::life::Life;
 use crate::{
-    shard::Shard,
-    tcp::connection::{Alarm, Output, SLICES_MAX, Service, Step},
-    tcp::handlers::CloseReason,
+    shard::local::Shard,
+    tcp::connection::CloseReason,
+    tcp::connection::{Alarm, Output, SLICES_MAX, Step},
+    tcp::service::Service,
 };
 
 /// Rounds (a read of 64 KiB at most, or one over held input) before others get their turn …

@@ -7,7 +7,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use crate::tcp::handlers::CloseReason;
+use crate::tcp::connection::CloseReason;
 
 #[derive(Default)]
 struct State {

@@ -17,10 +17,10 @@ use super::{
     uring::{Completion, Uring},
 };
 use crate::{
-    shard::Shard,
+    shard::local::Shard,
+    tcp::connection::CloseReason,
     tcp::connection::{Output, SLICES_MAX, Step},
     tcp::driver::life::Life,
-    tcp::handlers::CloseReason,
 };
 
 /// Whether the kernel receives for it.

@@ -40,8 +40,9 @@ use crate::{
     glommio_facts::event_read::EventRead,
     log_throttle::LogThrottle,
     pool::Pool,
-    shard::Shard,
-    tcp::connection::{Alarm, Service, WakeQueue},
+    shard::local::Shard,
+    tcp::connection::{Alarm, WakeQueue},
+    tcp::service::Service,
 };
 
 /// Work without a break before the shard looks at its other IO.
@@ -189,7 +190,7 @@ impl<S: 'static> RingDriver<S> {
 
 /// The task that drives the shard's connections, until the shard stops and the last of them has ended.
 pub(crate) async fn run<S: 'static>(shard: Rc<Shard<S>>) {
-    let Some(ring) = &shard.ring else { return };
+    let Some(ring) = super::ring_of(&shard) else { return };
     let Some(mut eventfd) = ring.eventfd.take() else { return };
     let calls = Rc::clone(&ring.calls);
     shard.at_end(move || calls.wake());

@@ -1,11 +1,12 @@
 //! The frame loop: input to frames, frames to their functions.
 
-use super::{ConnId, Pause, Round, Service};
 use crate::{
     pool::{Pool, PoolBuf, PoolExhausted},
     shard::context::ShardContext,
     shard::panics::contain,
-    tcp::handlers::{CloseReason, Flow},
+    tcp::connection::{CloseReason, ConnId, Pause, Round},
+    tcp::handlers::Flow,
+    tcp::service::Service,
     tcp::stats::Counters,
 };
 
