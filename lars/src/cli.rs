@@ -1,14 +1,20 @@
 //! The command line, as clap takes it apart. What the words do is in `commands`.
 
-use std::{ffi::OsString, net::Ipv4Addr, path::PathBuf, str::FromStr, time::Duration};
+use std::{ffi::OsString, net::Ipv4Addr, path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, value_parser};
 use clap_complete::Shell;
 use lars_client::ClientConfig;
 use lars_proto::{HostAddr, ModuleId};
 use lars_service::LogFormat;
 
-use crate::{exit::EXIT_HELP, route_file::Format};
+use crate::{
+    exit::EXIT_HELP,
+    out::NoteForm,
+    route_file::{FORMATS_HELP, Format},
+    store_location::StoreArgs,
+    values::{HostErrorRate, callable_host, module_number, probability},
+};
 
 /// Lars tells a program which server to call. This command runs it, edits its routes, asks it, and shows it
 /// at work: try `lars demo`.
@@ -48,11 +54,34 @@ pub(crate) enum ToolCommand {
     /// Tell the agent how a call went
     #[command(after_help = EXIT_HELP)]
     Report(ReportArgs),
-    /// Make up calls, report them, and show how they were spread
+    /// Make up calls, report them as real ones, and show how they were spread: the agent may eject hosts, and
+    /// the statistics are stored
     #[command(after_help = EXIT_HELP)]
     Simulate(SimulateArgs),
     /// Print completions of this command for a shell
     Completions { shell: Shell },
+}
+
+impl ToolCommand {
+    /// How what is said about the command is to look: as what was asked for, if that is for a program.
+    pub(crate) fn note_form(&self) -> NoteForm {
+        match self {
+            Self::Route(RouteCommand::List { json: true, .. })
+            | Self::Status(StatusArgs { json: true, .. })
+            | Self::GetHost(LookupArgs { json: true, .. })
+            | Self::GetRoute(LookupArgs { json: true, .. }) => NoteForm::Json,
+            Self::Up(UpArgs { log_format: LogFormat::Json, .. }) => NoteForm::Log,
+            Self::Demo(_)
+            | Self::Up(_)
+            | Self::Route(_)
+            | Self::Status(_)
+            | Self::GetHost(_)
+            | Self::GetRoute(_)
+            | Self::Report(_)
+            | Self::Simulate(_)
+            | Self::Completions { .. } => NoteForm::Text,
+        }
+    }
 }
 
 /// The services as programs of their own.
@@ -70,10 +99,10 @@ pub(crate) enum ServiceCommand {
 #[derive(Clone, Copy, Debug, Args)]
 pub(crate) struct ModuleArgs {
     /// First number of the module's name
-    #[arg(allow_negative_numbers = true)]
+    #[arg(allow_negative_numbers = true, value_parser = module_number)]
     modid: i32,
     /// Second number of the module's name
-    #[arg(allow_negative_numbers = true)]
+    #[arg(allow_negative_numbers = true, value_parser = module_number)]
     cmdid: i32,
 }
 
@@ -87,9 +116,9 @@ impl ModuleArgs {
 #[derive(Clone, Copy, Debug, Args)]
 pub(crate) struct ModuleFilterArgs {
     /// Only this module
-    #[arg(allow_negative_numbers = true, requires = "cmdid")]
+    #[arg(allow_negative_numbers = true, requires = "cmdid", value_parser = module_number)]
     modid: Option<i32>,
-    #[arg(allow_negative_numbers = true)]
+    #[arg(allow_negative_numbers = true, value_parser = module_number)]
     cmdid: Option<i32>,
 }
 
@@ -97,19 +126,6 @@ impl ModuleFilterArgs {
     pub(crate) fn id(self) -> Option<ModuleId> {
         Some(ModuleId::new(self.modid?, self.cmdid?))
     }
-}
-
-/// Which database.
-#[derive(Clone, Debug, Default, Args)]
-#[command(next_help_heading = "Store")]
-pub(crate) struct StoreArgs {
-    /// The database: sqlite:PATH or mysql://user:password@host:port/database [default: lars.db in the data
-    /// folder]
-    #[arg(long, value_name = "URL", env = "LARS_STORE_URL", hide_env_values = true)]
-    pub(crate) store: Option<String>,
-    /// The data folder [default: $XDG_DATA_HOME/lars or ~/.local/share/lars]
-    #[arg(long, value_name = "DIR", env = "LARS_DATA_DIR")]
-    pub(crate) data_dir: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -121,6 +137,9 @@ pub(crate) struct UpArgs {
     /// Check the configuration and exit: 0 if it is valid, else 78
     #[arg(long)]
     pub(crate) check_config: bool,
+    /// Print a commented configuration and exit
+    #[arg(long)]
+    pub(crate) example_config: bool,
     /// Form of the log lines on standard error
     #[arg(
         long,
@@ -130,6 +149,9 @@ pub(crate) struct UpArgs {
         hide_default_value = true
     )]
     pub(crate) log_format: LogFormat,
+    /// What to log, like 'info' or 'lars_dns=debug,warn' [env: also LARS_LOG, RUST_LOG] [default: info]
+    #[arg(long, value_name = "FILTER", env = "LARS_LOG_FILTER")]
+    pub(crate) log_filter: Option<String>,
     /// Address that all three listen on [default: 127.0.0.1]
     #[arg(long, value_name = "IP")]
     pub(crate) listen_ip: Option<Ipv4Addr>,
@@ -162,7 +184,7 @@ pub(crate) enum RouteCommand {
         #[command(flatten)]
         module: ModuleArgs,
         /// The hosts, like 10.0.0.7:8080
-        #[arg(value_name = "HOST:PORT", required = true)]
+        #[arg(value_name = "HOST:PORT", required = true, value_parser = callable_host)]
         hosts: Vec<HostAddr>,
         #[command(flatten)]
         store: StoreArgs,
@@ -175,6 +197,9 @@ pub(crate) enum RouteCommand {
         module: ModuleArgs,
         #[command(flatten)]
         which: HostsOrAllArgs,
+        /// Also if no host is left then; without it, a person at a terminal is asked, and a script refused
+        #[arg(long)]
+        last: bool,
         #[command(flatten)]
         store: StoreArgs,
     },
@@ -189,6 +214,7 @@ pub(crate) enum RouteCommand {
         store: StoreArgs,
     },
     /// Add the routes in a file, all or none
+    #[command(after_help = FORMATS_HELP)]
     Import {
         /// The file; - is standard input, with --format
         file: PathBuf,
@@ -242,14 +268,15 @@ pub(crate) struct AgentArgs {
     agent_ip: Ipv4Addr,
     /// Its first UDP port
     #[arg(long, value_name = "PORT", env = "LARS_AGENT_BASE_PORT",
-        default_value_t = ClientConfig::default().base_port)]
+        value_parser = value_parser!(u16).range(1..), default_value_t = ClientConfig::default().base_port)]
     agent_base_port: u16,
     /// How many ports it has
     #[arg(long, value_name = "N", env = "LARS_AGENT_SHARDS",
-        default_value_t = ClientConfig::default().shards)]
+        value_parser = value_parser!(u16).range(1..), default_value_t = ClientConfig::default().shards)]
     agent_shards: u16,
     /// How long to wait for the answer to one datagram; one more is sent if none came
-    #[arg(long, value_name = "MS", env = "LARS_AGENT_TIMEOUT_MS", default_value_t = 100)]
+    #[arg(long, value_name = "MS", env = "LARS_AGENT_TIMEOUT_MS",
+        value_parser = value_parser!(u64).range(1..), default_value_t = 100)]
     timeout_ms: u64,
     /// How long to go on asking an agent that has just been started, or that does not know the module yet; 0
     /// asks once
@@ -339,34 +366,11 @@ pub(crate) struct SimulateArgs {
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
     /// How long to watch in all while nothing changes; what waits for something to happen comes on top
-    #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u16).range(1..=60))]
+    #[arg(long, value_name = "N", default_value_t = 6, value_parser = value_parser!(u16).range(1..=60))]
     pub(crate) seconds: u16,
     /// Leave the database behind, to look at
     #[arg(long)]
     pub(crate) keep: bool,
-}
-
-/// A host and the share of its calls that fail: `10.0.0.7:8080=0.25`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct HostErrorRate {
-    pub(crate) host: HostAddr,
-    pub(crate) error_rate: f64,
-}
-
-impl FromStr for HostErrorRate {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (host, rate) =
-            text.split_once('=').ok_or("not of the form HOST:PORT=P, like 10.0.0.7:8080=0.5")?;
-        let host = host.parse().map_err(|error: lars_proto::HostAddrError| error.to_string())?;
-        Ok(Self { host, error_rate: probability(rate)? })
-    }
-}
-
-fn probability(text: &str) -> Result<f64, String> {
-    let number = text.parse().ok().filter(|p| (0.0..=1.0).contains(p));
-    number.ok_or_else(|| format!("'{text}' is not a number from 0 to 1"))
 }
 
 #[cfg(test)]

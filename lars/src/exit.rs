@@ -1,14 +1,14 @@
 //! How a command ends: its exit status, and what it says when it fails.
 
-use std::{error::Error, io, process::ExitCode};
+use std::{error::Error, ffi::OsString, io, process::ExitCode};
 
 use lars_client::{ClientError, GetHostError, HostAddr, ModuleId, RegisterError};
 use lars_runtime::preflight::PreflightError;
 use lars_service::{ConfigError, LoadError};
-use lars_store::StoreError;
+use lars_store::{StoreError, StoreUrl};
 
 use crate::{
-    out::{Ink, Out},
+    out::{Complaint, NoteForm, Out, Terminal},
     route_file::RouteFileError,
     store_location::LocationError,
 };
@@ -19,6 +19,8 @@ use crate::{
 pub(crate) enum Exit {
     Success = 0,
     Failure = 1,
+    /// The command line is wrong.
+    Usage = 2,
     /// All hosts of the module are overloaded.
     Overloaded = 3,
     /// The module has no hosts, or not this one.
@@ -33,14 +35,14 @@ pub(crate) enum Exit {
     Config = lars_service::EXIT_CONFIG,
 }
 
-/// For `--help`. clap itself ends with 2 where the command line is wrong.
+/// For `--help`.
 pub(crate) const EXIT_HELP: &str = "\
 Exit status:
   0   done
-  1   failed: the store, a file, an unexpected answer, an expectation of the demo
+  1   failed: the store, a file, an unexpected answer, an expectation of the demo, a removal not confirmed
   2   the command line is wrong
   3   overloaded: all hosts of the module are, and none is due for a probe
-  4   not found: the module has no hosts, or not this one
+  4   not found: the module has no hosts, or not this one, or is unknown
   5   timeout: the agent did not answer in time
   6   unreachable: no agent there
   78  a configuration or a machine with which nothing can start
@@ -67,12 +69,21 @@ pub(crate) enum Failure {
     Lookup(#[from] GetHostError),
     #[error(transparent)]
     Client(#[from] ClientError),
+    /// Flags of the agent that are wrong together.
+    #[error("{flag}: {problem}")]
+    AgentFlag { flag: &'static str, problem: String },
     #[error(transparent)]
     Register(#[from] RegisterError),
     #[error("module {0}: no hosts known")]
     UnknownModule(ModuleId),
     #[error("module {module} has no host {host}, as far as the agent knows; it would ignore the report")]
     UnknownHost { module: ModuleId, host: HostAddr },
+    #[error("module {module} has no hosts in {store}")]
+    NoHosts { module: ModuleId, store: StoreUrl },
+    #[error("module {module} has neither hosts nor calls in {store}")]
+    NoModule { module: ModuleId, store: StoreUrl },
+    #[error("module {0} would have no hosts left; nothing was changed")]
+    LastHosts(ModuleId),
     #[error(transparent)]
     Load(#[from] LoadError),
     #[error(transparent)]
@@ -107,13 +118,19 @@ impl Failure {
             Self::Lookup(error) => lookup_exit(error),
             Self::Client(error) => client_exit(error),
             Self::Register(RegisterError::Client(error)) => client_exit(error),
-            Self::Register(_) | Self::UnknownModule(_) | Self::UnknownHost { .. } => Exit::NotFound,
+            Self::AgentFlag { .. } => Exit::Usage,
+            Self::Register(_)
+            | Self::UnknownModule(_)
+            | Self::UnknownHost { .. }
+            | Self::NoHosts { .. }
+            | Self::NoModule { .. } => Exit::NotFound,
             Self::Load(_) | Self::Machine(_) => Exit::Config,
             Self::Interrupted => Exit::Interrupted,
             Self::Output(_)
             | Self::Location(_)
             | Self::Store(_)
             | Self::RouteFile(_)
+            | Self::LastHosts(_)
             | Self::Start { .. }
             | Self::Signals(_)
             | Self::DemoSetup(_)
@@ -132,6 +149,12 @@ impl Failure {
             (Self::UnknownModule(_) | Self::Lookup(_), Exit::NotFound) => Some(
                 "see `lars route list`; what `lars route add` adds is known to agents in a second or two",
             ),
+            (Self::NoHosts { .. } | Self::NoModule { .. }, _) => {
+                Some("`lars route list` shows all that have")
+            }
+            (Self::LastHosts(_), _) => {
+                Some("add other hosts first, or say --last if nobody is to serve it any more")
+            }
             (Self::Location(LocationError::Missing(_)), _) => {
                 Some("`lars up` and `lars route add` create it; --store names another")
             }
@@ -174,10 +197,74 @@ pub(crate) fn finish(result: Result<(), Failure>, out: &mut Out<'_>) -> Exit {
     if failure.is_broken_pipe() {
         return Exit::Success;
     }
+    let (error, status) = (failure.to_string(), failure.exit());
     // Nobody is left to tell if this fails.
-    let _ = out.note(format_args!("{} {failure}", out.notes_paint().ink(Ink::Red, "error:")));
-    if let Some(advice) = failure.advice() {
-        let _ = out.note(format_args!("       {advice}"));
+    let _ = out.complain(Complaint { error: &error, advice: failure.advice(), status: status as u8 });
+    status
+}
+
+/// Ends a command whose line is no command, or asks for help: says so, as JSON where the line asks for that.
+pub(crate) fn refuse(error: &clap::Error, args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let status = u8::try_from(error.exit_code()).unwrap_or(Exit::Usage as u8);
+    if error.use_stderr() && args.into_iter().any(|arg| arg == "--json") {
+        let text = usage_problem(&error.to_string());
+        let (mut data, mut notes) = (io::sink(), io::stderr());
+        let mut out = Out::new(&mut data, &mut notes, Terminal::default()).with_note_form(NoteForm::Json);
+        let _ = out.complain(Complaint { error: &text, advice: Some("see --help"), status });
+    } else {
+        let _ = error.print();
     }
-    failure.exit()
+    ExitCode::from(status)
+}
+
+/// What is wrong, in one line, without what clap says after it.
+fn usage_problem(text: &str) -> String {
+    let (problem, _) = text.split_once("\n\n").unwrap_or((text, ""));
+    let words: Vec<&str> = problem.trim_start_matches("error: ").split_whitespace().collect();
+    words.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn check(failure: impl Into<Failure>, status: Exit) {
+        let failure = failure.into();
+        assert_eq!(failure.exit(), status, "{failure}");
+    }
+
+    #[test]
+    fn an_agent_out_of_reach_is_told_from_a_silent_one() {
+        let agent = ([203, 0, 113, 1], 8888).into();
+        let source = || io::Error::from(io::ErrorKind::NetworkUnreachable);
+        check(ClientError::AgentUnreachable { agent, source: source() }, Exit::Unreachable);
+        check(GetHostError::AgentUnreachable { agent, source: source() }, Exit::Unreachable);
+        check(ClientError::Timeout { agent, waited: Duration::ZERO }, Exit::Timeout);
+    }
+
+    #[test]
+    fn each_status_is_in_the_help() {
+        for status in [
+            Exit::Success,
+            Exit::Failure,
+            Exit::Usage,
+            Exit::Overloaded,
+            Exit::NotFound,
+            Exit::Timeout,
+            Exit::Unreachable,
+            Exit::Interrupted,
+            Exit::Config,
+        ] {
+            let column = format!("\n  {:<4}", status as u8);
+            assert!(EXIT_HELP.contains(column.trim_end()), "{status:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_line_is_one_line() {
+        let text = "error: the following required arguments were not provided:\n  <CMDID>\n\nUsage: lars";
+        assert_eq!(usage_problem(text), "the following required arguments were not provided: <CMDID>");
+    }
 }

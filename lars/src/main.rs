@@ -12,8 +12,10 @@ mod simulation;
 mod stack;
 mod store_location;
 mod table;
+mod values;
 
 use std::{
+    env,
     io::{self, BufWriter},
     process::ExitCode,
 };
@@ -29,11 +31,16 @@ use self::{
 fn main() -> ExitCode {
     // Before there are threads.
     lars_runtime::preflight::quiet_membarrier();
-    match Cli::parse().command {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return exit::refuse(&error, env::args_os()),
+    };
+    match cli.command {
         Command::Service(command) => service::run(command),
         Command::Tool(command) => {
             let (mut data, mut notes) = (BufWriter::new(io::stdout()), io::stderr());
-            let mut out = Out::new(&mut data, &mut notes, Terminal::detect());
+            let out = Out::new(&mut data, &mut notes, Terminal::detect());
+            let mut out = out.with_note_form(command.note_form());
             let result = commands::run(command, &mut out);
             exit::finish(result, &mut out).into()
         }

@@ -3,12 +3,24 @@
 
 use std::{env, ffi::OsString, fs, io, path::PathBuf};
 
+use clap::Args;
 use lars_store::{OpenMode, Store, StoreError, StoreUrl, StoreUrlError};
-
-use crate::cli::StoreArgs;
 
 /// The database within the data folder.
 const DATABASE: &str = "lars.db";
+
+/// Which database.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Store")]
+pub(crate) struct StoreArgs {
+    /// The database: sqlite:PATH or mysql://user:password@host:port/database [default: lars.db in the data
+    /// folder]
+    #[arg(long, value_name = "URL", env = "LARS_STORE_URL", hide_env_values = true)]
+    pub(crate) store: Option<String>,
+    /// The data folder [default: $XDG_DATA_HOME/lars or ~/.local/share/lars]
+    #[arg(long, value_name = "DIR", env = "LARS_DATA_DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+}
 
 /// Why there is no database to work on.
 #[derive(Debug, thiserror::Error)]

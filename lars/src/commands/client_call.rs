@@ -18,16 +18,33 @@ use crate::{
 /// Between two questions to an agent that does not know the module yet.
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(50);
 
+/// A client of the agent that the flags name.
+pub(super) fn client(agent: &AgentArgs) -> Result<Client, Failure> {
+    match Client::with_config(agent.client_config()) {
+        Err(ClientError::Config { key, problem }) => Err(Failure::AgentFlag { flag: flag(key), problem }),
+        made => Ok(made?),
+    }
+}
+
+/// The flag of a field of the client's configuration.
+fn flag(field: &str) -> &'static str {
+    match field {
+        "base_port" => "--agent-base-port",
+        "shards" => "--agent-shards",
+        _ => "--timeout-ms",
+    }
+}
+
 pub(crate) fn get_host(args: &LookupArgs, out: &mut Out<'_>) -> Result<(), Failure> {
     let module = args.module.id();
-    let client = Client::with_config(args.agent.client_config())?;
+    let client = client(&args.agent)?;
     let host = patiently(args.agent.wait(), may_come_later, || client.get_host(module))?;
     Ok(if args.json { write_host_json(&host, out.data()) } else { writeln!(out.data(), "{}", host.addr) }?)
 }
 
 pub(crate) fn get_route(args: &LookupArgs, out: &mut Out<'_>) -> Result<(), Failure> {
     let module = args.module.id();
-    let client = Client::with_config(args.agent.client_config())?;
+    let client = client(&args.agent)?;
     let hosts = route(&client, module, &args.agent)?;
     if args.json {
         return Ok(write_route_json(module, &hosts, out.data())?);
@@ -40,7 +57,7 @@ pub(crate) fn get_route(args: &LookupArgs, out: &mut Out<'_>) -> Result<(), Fail
 
 pub(crate) fn report(args: &ReportArgs, out: &mut Out<'_>) -> Result<(), Failure> {
     let (module, host) = (args.module.id(), args.host);
-    let client = Client::with_config(args.agent.client_config())?;
+    let client = client(&args.agent)?;
     // Reports are not answered. That there is an agent, and that it knows the host, has to be asked.
     if !route(&client, module, &args.agent)?.contains(&host) {
         return Err(Failure::UnknownHost { module, host });

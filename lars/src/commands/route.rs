@@ -11,14 +11,14 @@ use std::{
 
 use indicatif::ProgressBar;
 use lars_proto::{HostAddr, ModuleId};
-use lars_store::{EditOutcome, RouteEdit, RouteStore, Store, StoreError};
+use lars_store::{EditOutcome, RouteEdit, RouteStore, StoreError};
 
 use crate::{
-    cli::{HostsOrAllArgs, ModuleFilterArgs, RouteCommand, StoreArgs},
+    cli::{HostsOrAllArgs, ModuleFilterArgs, RouteCommand},
     exit::Failure,
     out::Out,
     route_file::{self, Format, Mode, RouteFileError, Routes},
-    store_location::{LocationError, StoreLocation},
+    store_location::{StoreArgs, StoreLocation},
     table::{self, Cell, left, right},
 };
 
@@ -27,13 +27,8 @@ const STDIN: &str = "-";
 
 pub(crate) fn run(command: RouteCommand, out: &mut Out<'_>) -> Result<(), Failure> {
     match command {
-        RouteCommand::Add { module, hosts, store } => {
-            let edits = each(module.id(), hosts, RouteEdit::Add);
-            edit(&store, StoreLocation::open_or_create, &edits, out)
-        }
-        RouteCommand::Rm { module, which, store } => {
-            edit(&store, StoreLocation::open_to_change, &removals(module.id(), which), out)
-        }
+        RouteCommand::Add { module, hosts, store } => add(module.id(), hosts, &store, out),
+        RouteCommand::Rm { module, which, last, store } => remove(module.id(), which, last, &store, out),
         RouteCommand::List { module, json, store } => list(module, json, &store, out),
         RouteCommand::Import { file, format, replace, store } => {
             let mode = if replace { Mode::Replace } else { Mode::Merge };
@@ -43,26 +38,46 @@ pub(crate) fn run(command: RouteCommand, out: &mut Out<'_>) -> Result<(), Failur
     }
 }
 
-fn removals(module: ModuleId, which: HostsOrAllArgs) -> Vec<RouteEdit> {
-    if which.all {
-        return vec![RouteEdit::RemoveModule(module)];
-    }
-    each(module, which.hosts, RouteEdit::Remove)
+fn add(module: ModuleId, hosts: Vec<HostAddr>, store: &StoreArgs, out: &mut Out<'_>) -> Result<(), Failure> {
+    let location = StoreLocation::find(store)?;
+    let outcome = location.open_or_create()?.edit(&each(module, hosts, RouteEdit::Add))?;
+    say_outcome(&outcome, &location, out)
+}
+
+/// Removes what `which` says. That nobody serves the module then has to be said in words: by `--all`, `last`,
+/// or a person at the terminal. It is a question and no guarantee: somebody else may remove the others
+/// meanwhile.
+fn remove(
+    module: ModuleId,
+    which: HostsOrAllArgs,
+    last: bool,
+    store: &StoreArgs,
+    out: &mut Out<'_>,
+) -> Result<(), Failure> {
+    let location = StoreLocation::find(store)?;
+    let mut store = location.open_to_change()?;
+    let edits = if which.all {
+        vec![RouteEdit::RemoveModule(module)]
+    } else {
+        if !last && are_all(&store.hosts(module)?, &which.hosts) {
+            let question = format!("module {module} would have no hosts left; remove them?");
+            if !out.confirm(&question, &mut io::stdin().lock())? {
+                return Err(Failure::LastHosts(module));
+            }
+        }
+        each(module, which.hosts, RouteEdit::Remove)
+    };
+    let outcome = store.edit(&edits)?;
+    say_outcome(&outcome, &location, out)
+}
+
+/// Whether `hosts` are all there are, and there are any.
+fn are_all(stored: &[HostAddr], hosts: &[HostAddr]) -> bool {
+    !stored.is_empty() && stored.iter().all(|host| hosts.contains(host))
 }
 
 fn each(module: ModuleId, hosts: Vec<HostAddr>, edit: fn(ModuleId, HostAddr) -> RouteEdit) -> Vec<RouteEdit> {
     hosts.into_iter().map(|host| edit(module, host)).collect()
-}
-
-fn edit(
-    store: &StoreArgs,
-    open: fn(&StoreLocation) -> Result<Box<dyn Store>, LocationError>,
-    edits: &[RouteEdit],
-    out: &mut Out<'_>,
-) -> Result<(), Failure> {
-    let location = StoreLocation::find(store)?;
-    let outcome = open(&location)?.edit(edits)?;
-    say_outcome(&outcome, &location, out)
 }
 
 fn say_outcome(outcome: &EditOutcome, location: &StoreLocation, out: &mut Out<'_>) -> Result<(), Failure> {
@@ -89,14 +104,15 @@ fn list(module: ModuleFilterArgs, json: bool, store: &StoreArgs, out: &mut Out<'
         Some(module) => one_route(location.open_existing()?.as_mut(), module)?,
         None => all_routes(&location, out)?,
     };
+    if let (true, Some(module)) = (routes.is_empty(), module.id()) {
+        return Err(Failure::NoHosts { module, store: location.url().clone() });
+    }
     if json {
         return Ok(route_file::write_json(&routes, out.data())?);
     }
     if routes.is_empty() {
-        return Ok(match module.id() {
-            Some(module) => out.note(format_args!("module {module} has no hosts in {}", location.url())),
-            None => out.note(format_args!("no routes in {}; `lars route add` adds some", location.url())),
-        }?);
+        let note = format_args!("no routes in {}; `lars route add` adds some", location.url());
+        return Ok(out.note(note)?);
     }
     Ok(write_table(&routes, out)?)
 }

@@ -28,8 +28,12 @@ const SETTLE_TIME_MAX: Duration = Duration::from_secs(3);
 
 pub(crate) fn run(args: &SimulateArgs, out: &mut Out<'_>) -> Result<(), Failure> {
     let module = args.module.id();
-    let client = Client::with_config(args.agent.client_config())?;
+    let client = client_call::client(&args.agent)?;
     let hosts = client_call::route(&client, module, &args.agent)?;
+    out.note(format_args!(
+        "warning: this changes live state: the agent takes these calls of module {module} for real ones, may eject \
+         hosts for them, and has them stored"
+    ))?;
     for strange in args.fail.iter().filter(|fail| !hosts.contains(&fail.host)) {
         out.note(format_args!("warning: {} is not a host of module {module}", strange.host))?;
     }

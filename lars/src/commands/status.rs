@@ -18,13 +18,18 @@ use crate::{
 
 pub(crate) fn run(args: &StatusArgs, out: &mut Out<'_>) -> Result<(), Failure> {
     let location = StoreLocation::find(&args.store)?;
-    let rows = location.open_existing()?.call_status(args.module.id())?;
+    let mut store = location.open_existing()?;
+    let rows = store.call_status(args.module.id())?;
+    if let (true, Some(module)) = (rows.is_empty(), args.module.id())
+        && store.hosts(module)?.is_empty()
+    {
+        return Err(Failure::NoModule { module, store: location.url().clone() });
+    }
     if args.json {
         return Ok(write_json(&rows, out.data())?);
     }
     if rows.is_empty() {
-        let url = location.url();
-        return Ok(out.note(format_args!("no calls in {url} yet; `lars simulate` makes some up"))?);
+        return Ok(out.note(format_args!("no calls are stored in {} yet", location.url()))?);
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let paint = out.paint();

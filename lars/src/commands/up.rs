@@ -20,14 +20,21 @@ const DNS_PORT: u16 = 7778;
 const REPORTER_PORT: u16 = 7779;
 const AGENT_BASE_PORT: u16 = 8888;
 
+/// Every key that `lars up` has a default of its own for.
+const EXAMPLE: &str = include_str!("../../lars-up.example.toml");
+
 pub(crate) fn run(args: &UpArgs, out: &mut Out<'_>) -> Result<(), Failure> {
+    if args.example_config {
+        return Ok(write!(out.data(), "{EXAMPLE}")?);
+    }
+    // First, so that a wrong configuration is said in the form that is asked for.
+    init_logging(args.log_format, args.log_filter.as_deref());
     let config = config(args)?;
     if args.check_config {
         writeln!(out.data(), "configuration is valid")?;
         return Ok(());
     }
     let stores = [config.route_store(), config.status_store()].map(StoreUrl::clone);
-    init_logging(args.log_format, None);
     let shutdown = Shutdown::on_signals().map_err(Failure::Signals)?;
     let Some(stack) = Stack::start(config, &shutdown)? else { return Ok(()) };
     say_where(&stack, &stores, out)?;

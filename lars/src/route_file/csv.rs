@@ -3,9 +3,10 @@
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 
-use lars_proto::{HostAddr, HostAddrError, ModuleId};
+use lars_proto::{HostAddr, ModuleId};
 
 use super::{RouteFileError, Routes};
+use crate::values::{callable_host, module_number};
 
 const TITLES: [&str; 3] = ["modid", "cmdid", "host"];
 
@@ -54,11 +55,11 @@ fn row(text: &str) -> Result<(ModuleId, HostAddr), String> {
         return Err(format!("{} fields, not 3 ({})", fields(text).count(), TITLES.join(",")));
     };
     let module = ModuleId::new(id("modid", modid)?, id("cmdid", cmdid)?);
-    Ok((module, host.parse().map_err(|error: HostAddrError| error.to_string())?))
+    Ok((module, callable_host(host)?))
 }
 
 fn id(title: &str, text: &str) -> Result<i32, String> {
-    text.parse().map_err(|_| format!("{title} '{text}' is not a 32-bit number"))
+    module_number(text).map_err(|problem| format!("{title} {problem}"))
 }
 
 pub(super) fn write(routes: &Routes, out: &mut dyn Write) -> io::Result<()> {
@@ -94,11 +95,11 @@ mod tests {
         check_refused(b"1,1,10.0.0.1:80\n", "routes.csv:1: the first line must be 'modid,cmdid,host'");
         check_refused(
             b"modid,cmdid,host\n1,1,10.0.0.1:80\n1,x,10.0.0.1:80\n",
-            "routes.csv:3: cmdid 'x' is not a 32-bit number",
+            "routes.csv:3: cmdid 'x' is not a whole number from -2147483648 to 2147483647",
         );
         check_refused(
             b"modid,cmdid,host\n4294967296,1,10.0.0.1:80\n",
-            "routes.csv:2: modid '4294967296' is not a 32-bit number",
+            "routes.csv:2: modid '4294967296' is not a whole number from -2147483648 to 2147483647",
         );
         check_refused(
             b"modid,cmdid,host\r\n\r\n1,1,10.0.0.1\r\n",

@@ -2,10 +2,11 @@
 
 use std::io::{self, BufReader, Read, Write};
 
-use lars_proto::{HostAddr, HostAddrError, ModuleId};
+use lars_proto::{HostAddr, ModuleId};
 use serde::{Deserialize, Serialize};
 
 use super::{RouteFileError, Routes};
+use crate::values::callable_host;
 
 /// A module and its hosts.
 #[derive(Deserialize, Serialize)]
@@ -38,10 +39,10 @@ impl TryFrom<Vec<Host>> for Hosts {
 }
 
 impl TryFrom<String> for Host {
-    type Error = HostAddrError;
+    type Error = String;
 
-    fn try_from(text: String) -> Result<Self, HostAddrError> {
-        text.parse().map(Self)
+    fn try_from(text: String) -> Result<Self, String> {
+        callable_host(&text).map(Self)
     }
 }
 

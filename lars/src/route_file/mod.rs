@@ -23,6 +23,15 @@ pub(crate) use self::json::write_json;
 /// Hosts by module.
 pub(crate) type Routes = BTreeMap<ModuleId, BTreeSet<HostAddr>>;
 
+/// For `--help`.
+pub(crate) const FORMATS_HELP: &str = r#"CSV has a line per host under these titles:
+  modid,cmdid,host
+  1,1,10.0.0.7:8080
+  1,1,10.0.0.8:8080
+
+JSON is a list of modules:
+  [{"modid": 1, "cmdid": 1, "hosts": ["10.0.0.7:8080", "10.0.0.8:8080"]}]"#;
+
 /// How routes are written down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
@@ -44,12 +53,17 @@ impl Format {
         }
     }
 
-    /// Reads all routes of `input`; `name` is for errors.
+    /// Reads all routes of `input`, of which there is at least one: a file that came out empty by mistake is
+    /// not taken for work that is done. `name` is for errors.
     pub(crate) fn read(self, name: &str, input: impl Read) -> Result<Routes, RouteFileError> {
-        match self {
+        let routes = match self {
             Self::Csv => csv::read(name, input),
             Self::Json => json::read(name, input),
+        }?;
+        if routes.is_empty() {
+            return Err(RouteFileError::Empty { file: name.to_owned() });
         }
+        Ok(routes)
     }
 
     /// Writes `routes`, in their order.
@@ -91,6 +105,8 @@ pub(crate) enum RouteFileError {
     Read { file: String, source: io::Error },
     #[error("{file}: is it CSV or JSON? its name does not say; say --format csv or --format json")]
     UnknownFormat { file: String },
+    #[error("{file}: there are no routes in it")]
+    Empty { file: String },
     #[error("{file}:{line}: {problem}")]
     Line { file: String, line: u64, problem: String },
 }
@@ -127,7 +143,7 @@ mod tests {
     #[test]
     fn what_is_written_can_be_read() {
         let many = (0..500).map(|n| {
-            let host = HostAddr::v4(Ipv4Addr::from_bits(n * 8_589_935), 1 + n as u16 * 131);
+            let host = HostAddr::v4(Ipv4Addr::from_bits(1 + n * 7_500_000), 1 + n as u16 * 131);
             (ModuleId::new(n as i32 % 7 - 3, i32::MIN + n as i32 % 5), host)
         });
         let mut routes = Routes::new();
@@ -135,11 +151,29 @@ mod tests {
             routes.entry(module).or_default().insert(host);
         });
         for format in [Format::Csv, Format::Json] {
-            for routes in [&routes, &Routes::new()] {
-                let mut bytes = Vec::new();
-                format.write(routes, &mut bytes).unwrap();
-                assert_eq!(&format.read("routes", &bytes[..]).unwrap(), routes, "{format:?}");
-            }
+            let mut bytes = Vec::new();
+            format.write(&routes, &mut bytes).unwrap();
+            assert_eq!(format.read("routes", &bytes[..]).unwrap(), routes, "{format:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_without_routes_is_an_error() {
+        for format in [Format::Csv, Format::Json] {
+            let mut bytes = Vec::new();
+            format.write(&Routes::new(), &mut bytes).unwrap();
+            let error = format.read("routes", &bytes[..]).unwrap_err();
+            assert_eq!(error.to_string(), "routes: there are no routes in it", "{format:?}");
+        }
+    }
+
+    #[test]
+    fn the_examples_of_the_help_can_be_imported() {
+        let expect = routes(&[(1, 1, "10.0.0.7:8080"), (1, 1, "10.0.0.8:8080")]);
+        let (csv, json) = FORMATS_HELP.split_once("\n\n").unwrap();
+        for (format, example) in [(Format::Csv, csv), (Format::Json, json)] {
+            let (_, example) = example.split_once('\n').unwrap();
+            assert_eq!(format.read("example", example.as_bytes()).unwrap(), expect, "{format:?}");
         }
     }
 

@@ -58,7 +58,7 @@ fn a_database_of_the_original_is_served_and_edited() {
          INSERT INTO RouteChange(modid, cmdid, version) VALUES (1, 1, UNIX_TIMESTAMP());",
     );
     world.await_route(ModuleId::new(1, 1), &[addr("127.0.0.1:7777"), addr("127.0.0.2:7778")]);
-    world.lars(&["route", "rm", "1", "2", &twice.to_string()]);
+    world.lars(&["route", "rm", "1", "2", &twice.to_string(), "--last"]);
     world.await_route(ModuleId::new(1, 2), &[]);
 
     let host = world.client.get_host(ModuleId::new(1, 1)).expect("a host");

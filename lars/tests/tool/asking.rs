@@ -3,6 +3,7 @@
 use std::net::UdpSocket;
 
 use lars_testkit::{eventually_some, reserved_ports};
+use serde_json::Value;
 
 use crate::lars::{Lars, check_failed};
 
@@ -47,8 +48,46 @@ fn the_environment_says_where_the_agent_is() {
 #[test]
 fn an_impossible_agent_is_named() {
     let lars = Lars::new();
-    lars.fails(&["get-host", "1", "1", "--agent-shards", "0"], 1, &["shards: 0"]);
-    lars.fails(&["get-host", "1", "1", "--agent-ip", "nowhere"], 2, &["--agent-ip"]);
+    let wrong = |flags: &[&str], words: &[&str]| {
+        lars.fails(&[&["get-host", "1", "1"], flags].concat(), 2, words);
+    };
+    wrong(&["--agent-shards", "0"], &["--agent-shards", "0 is not in 1..=65535"]);
+    wrong(&["--agent-base-port", "0"], &["--agent-base-port", "0 is not in 1..=65535"]);
+    wrong(&["--timeout-ms", "0"], &["--timeout-ms", "0 is not in 1.."]);
+    wrong(&["--agent-base-port", "65534"], &["--agent-shards", "3 ports from 65534 up go beyond 65535"]);
+    wrong(&["--timeout-ms", "3600000"], &["--timeout-ms", "at most"]);
+    wrong(&["--agent-ip", "nowhere"], &["--agent-ip"]);
+}
+
+#[test]
+fn a_number_that_cannot_be_is_refused_with_its_range() {
+    let range = "is not a whole number from -2147483648 to 2147483647";
+    let lars = Lars::new();
+    lars.fails(&["get-host", "abc", "1"], 2, &["<MODID>", "'abc'", range]);
+    lars.fails(&["route", "list", "1", "2147483648"], 2, &["CMDID", "'2147483648'", range]);
+}
+
+/// An error for scripts: one JSON object, and nothing else, on standard error.
+fn json_error(args: &[&str], status: i32) -> Value {
+    let ended = Lars::new().run(args);
+    assert_eq!((ended.status, ended.stdout.as_str()), (status, ""), "{}", ended.stderr);
+    let error: Value = serde_json::from_str(&ended.stderr).expect(&ended.stderr);
+    assert_eq!(error["status"], status, "{error}");
+    error
+}
+
+#[test]
+fn who_asks_for_json_gets_errors_as_json() {
+    let port = reserved_ports(1).to_string();
+    let agent = ["--agent-shards", "1", "--wait-ms", "0", "--agent-base-port", &port];
+    let error = json_error(&[&["get-route", "1", "1", "--json"][..], &agent].concat(), 6);
+    assert!(error["error"].as_str().expect("words").contains("cannot be reached"), "{error}");
+    assert!(error["advice"].as_str().expect("words").contains("`lars up`"), "{error}");
+
+    let error = json_error(&["status", "--json"], 1);
+    assert!(error["error"].as_str().expect("words").contains("there is no database"), "{error}");
+    let error = json_error(&["get-host", "abc", "1", "--json"], 2);
+    assert!(error["error"].as_str().expect("words").contains("'abc'"), "{error}");
 }
 
 #[test]

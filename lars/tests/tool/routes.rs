@@ -3,7 +3,7 @@
 use std::{fs::File, path::Path};
 
 use lars_proto::ModuleId;
-use lars_store::{OpenMode, Store, StoreUrl};
+use lars_store::{OpenMode, RouteEdit, Store, StoreUrl};
 use serde_json::{Value, json};
 
 use crate::lars::{Lars, check_failed, many_routes, read_one_line, sqlite};
@@ -122,6 +122,73 @@ fn a_whole_module_is_not_removed_by_leaving_something_out() {
     lars.file("routes.json", r#"[{"modid": 1, "cmdid": 1, "hosts": []}]"#);
     lars.fails(&["route", "import", "routes.json", "--replace"], 1, &["routes.json:1:", "--all"]);
     assert_eq!(lars.ok(&["route", "list", "1", "1"]).lines().count(), 2);
+}
+
+#[test]
+fn the_last_host_of_a_module_is_removed_only_if_that_is_said() {
+    let lars = Lars::new();
+    let [a, b] = ["10.0.0.1:80", "10.0.0.2:80"];
+    lars.ok(&["route", "add", "1", "1", a, b]);
+    let before = lars.ok(&["route", "export"]);
+    lars.fails(&["route", "rm", "1", "1", a, b], 1, &["module 1/1", "no hosts", "--last"]);
+    assert_eq!(lars.ok(&["route", "export"]), before);
+
+    lars.ok(&["route", "rm", "1", "1", a]);
+    lars.fails(&["route", "rm", "1", "1", b], 1, &["module 1/1", "--last"]);
+    // What is not there is not removed, so nothing is the last.
+    lars.ok(&["route", "rm", "1", "1", a]);
+    lars.ok(&["route", "rm", "2", "1", a]);
+    lars.ok(&["route", "rm", "1", "1", b, "--last"]);
+    assert_eq!(lars.ok(&["route", "list"]), "");
+}
+
+#[test]
+fn a_module_that_is_not_there_is_not_found() {
+    let lars = Lars::new();
+    lars.ok(&["route", "add", "1", "1", "10.0.0.1:80"]);
+    lars.fails(&["route", "list", "9", "9"], 4, &["module 9/9 has no hosts in sqlite:"]);
+    let json = lars.run(&["route", "list", "9", "9", "--json"]);
+    assert_eq!((json.status, json.stdout.as_str()), (4, ""));
+    let error: Value = serde_json::from_str(&json.stderr).expect("JSON");
+    assert_eq!(error["status"], 4, "{error}");
+}
+
+#[test]
+fn an_address_that_nobody_can_call_is_no_host() {
+    let lars = Lars::new();
+    for host in ["0.0.0.0:80", "255.255.255.255:80", "224.0.0.1:80", "239.255.255.255:80"] {
+        lars.fails(&["route", "add", "1", "1", host], 2, &[host, "cannot be called"]);
+        lars.file("a.csv", &format!("modid,cmdid,host\n1,1,{host}\n"));
+        lars.fails(&["route", "import", "a.csv"], 1, &["a.csv:2:", host, "cannot be called"]);
+        lars.file("a.json", &format!(r#"[{{"modid":1,"cmdid":1,"hosts":["{host}"]}}]"#));
+        lars.fails(&["route", "import", "a.json"], 1, &["a.json:1:", host, "cannot be called"]);
+    }
+    assert!(!lars.default_database().exists());
+
+    // What another program stored can be removed.
+    std::fs::create_dir_all(lars.path(".local/share/lars")).expect("the folder");
+    let host = "0.0.0.0:80".parse().expect("a host");
+    open(&lars.default_database()).edit(&[RouteEdit::Add(ModuleId::new(1, 1), host)]).expect("the edit");
+    lars.ok(&["route", "rm", "1", "1", "0.0.0.0:80", "--last"]);
+}
+
+#[test]
+fn a_file_without_routes_is_no_import() {
+    let lars = Lars::new();
+    for (name, text) in [("empty.csv", ""), ("titles.csv", "modid,cmdid,host\n"), ("empty.json", "[]")] {
+        lars.file(name, text);
+        for mode in [&[][..], &["--replace"]] {
+            lars.fails(&[&["route", "import", name], mode].concat(), 1, &[name, "no routes"]);
+        }
+    }
+    assert!(!lars.default_database().exists());
+}
+
+#[test]
+fn the_help_of_import_shows_both_forms() {
+    let help = Lars::new().ok(&["route", "import", "--help"]);
+    assert!(help.contains("modid,cmdid,host\n"), "{help}");
+    assert!(help.contains(r#"[{"modid": 1, "cmdid": 1, "hosts": ["10.0.0.7:8080"#), "{help}");
 }
 
 #[test]

@@ -16,7 +16,8 @@ const PATIENTLY: [&str; 4] = ["--wait-ms", "60000", "--timeout-ms", "20000"];
 #[test]
 fn a_host_is_added_looked_up_reported_and_shown() {
     let lars = Lars::new();
-    let up = lars.up(&[]);
+    let config = lars.file("up.toml", "[agent]\ncaller_ip = \"10.9.8.7\"\n");
+    let up = lars.up(&["--config", config.to_str().expect("UTF-8")]);
     let port = up.agent_base_port();
     let ask = |args: &[&str]| lars.run(&[args, &PATIENTLY, &["--agent-base-port", &port]].concat());
     assert_eq!(up.said("store"), format!("sqlite:{}", lars.default_database().display()));
@@ -37,7 +38,7 @@ fn a_host_is_added_looked_up_reported_and_shown() {
     eventually("both reports are stored", || {
         let rows = status(&lars);
         let row = &rows[0];
-        row["succ"] == 1 && row["err"] == 1 && row["host"] == "10.0.0.1:80" && row["caller"] == "127.0.0.1"
+        row["succ"] == 1 && row["err"] == 1 && row["host"] == "10.0.0.1:80" && row["caller"] == "10.9.8.7"
     });
     assert!(lars.ok(&["status"]).contains("10.0.0.1:80"));
     let strange = lars.run(&["report", "1", "1", "10.0.0.9:80", "--ok", "--agent-base-port", &port]);
@@ -70,8 +71,11 @@ fn what_is_simulated_is_spread_and_stored() {
     let up = lars.up(&[]);
     lars.ok(&["route", "add", "1", "1", "10.0.0.1:80", "10.0.0.2:80"]);
     let simulate = ["simulate", "1", "1", "--calls", "300", "--rate", "0", "--fail", "10.0.0.1:80=1"];
-    let simulated =
-        lars.ok(&[&simulate[..], &PATIENTLY, &["--agent-base-port", &up.agent_base_port()]].concat());
+    let ended =
+        lars.run(&[&simulate[..], &PATIENTLY, &["--agent-base-port", &up.agent_base_port()]].concat());
+    assert_eq!(ended.status, 0, "{}", ended.stderr);
+    assert!(ended.stderr.starts_with("warning: this changes live state"), "{}", ended.stderr);
+    let simulated = ended.stdout;
     let calls = |host: &str| -> (u32, u32) {
         let line = simulated.lines().find(|line| line.starts_with(host)).expect("a line");
         let cells: Vec<&str> = line.split_whitespace().collect();
@@ -97,6 +101,39 @@ fn a_port_that_is_taken_is_named() {
     let port = dns.rsplit(':').next().expect("a port");
     let second = ["up", "--dns-port", port, "--reporter-port", "0", "--agent-base-port", "0"];
     lars.fails(&second, 1, &["dns cannot start", &dns]);
+
+    // For a machine, each line is JSON, also the error at the end. The flag wins over the variable.
+    let port = up.agent_base_port();
+    let args = ["up", "--dns-port", "0", "--reporter-port", "0", "--agent-base-port", &port];
+    let third =
+        lars.run_with(&[&args[..], &["--log-format", "json", "--log-filter", "error"]].concat(), |command| {
+            command.env("LARS_LOG", "off");
+        });
+    let lines: Vec<Value> =
+        third.stderr.lines().map(|line| serde_json::from_str(line).expect(&third.stderr)).collect();
+    assert_eq!(third.status, 1, "{}", third.stderr);
+    let last = lines.last().expect("a line");
+    assert_eq!(last["level"], "ERROR");
+    assert!(last["message"].as_str().expect("words").contains("agent cannot start"), "{last}");
+}
+
+#[test]
+fn the_example_configuration_is_printed_and_valid() {
+    let lars = Lars::new();
+    let example = lars.ok(&["up", "--example-config"]);
+    assert_eq!(example, include_str!("../../lars-up.example.toml"));
+    lars.file("up.toml", &example);
+    assert_eq!(lars.ok(&["up", "--config", "up.toml", "--check-config"]), "configuration is valid\n");
+}
+
+#[test]
+fn a_wrong_configuration_is_said_in_the_form_of_the_log() {
+    let lars = Lars::new();
+    lars.file("key.toml", "[dns.store]\npoll_interval_ms = 0\n");
+    let ended = lars.run(&["up", "--config", "key.toml", "--log-format", "json"]);
+    assert_eq!(ended.status, 78, "{}", ended.stderr);
+    let line: Value = serde_json::from_str(&ended.stderr).expect(&ended.stderr);
+    assert!(line["message"].as_str().expect("words").contains("dns.store.poll_interval_ms"), "{line}");
 }
 
 #[test]

@@ -77,5 +77,26 @@ fn status_of_a_database_without_calls() {
     let lars = Lars::new();
     lars.ok(&["route", "add", "1", "1", "10.0.0.1:80"]);
     assert_eq!(lars.ok(&["status", "--json"]), "[]\n");
-    assert_eq!(lars.ok(&["status", "1", "1"]), "");
+    for module in [&[][..], &["1", "1"]] {
+        let ended = lars.run(&[&["status"], module].concat());
+        assert_eq!((ended.status, ended.stdout.as_str()), (0, ""), "{}", ended.stderr);
+        assert!(ended.stderr.contains("no calls"), "{}", ended.stderr);
+        assert!(!ended.stderr.contains("simulate"), "{}", ended.stderr);
+    }
+}
+
+#[test]
+fn the_status_of_an_unknown_module_is_that_it_is_unknown() {
+    let lars = Lars::new();
+    lars.ok(&["route", "add", "1", "1", "10.0.0.1:80"]);
+    for more in [&[][..], &["--json"]] {
+        let ended = lars.run(&[&["status", "9", "9"], more].concat());
+        assert_eq!((ended.status, ended.stdout.as_str()), (4, ""), "{}", ended.stderr);
+        assert!(
+            ended.stderr.contains("module 9/9 has neither hosts nor calls in sqlite:"),
+            "{}",
+            ended.stderr
+        );
+        assert!(!ended.stderr.contains("simulate"), "{}", ended.stderr);
+    }
 }
