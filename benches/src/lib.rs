@@ -1,7 +1,7 @@
 //! Benchmarks of Lars.
 //!
 //! - `benches/`: what can be measured in one process, one file a subject; `cargo bench -p lars-benches` runs all.
-//! - `lars-bench load`: the load generator ([`load`]), on a private io_uring ([`ring`]).
+//! - `lars-bench load`: the load generator ([`load`]), on a private io_uring ([`ring`]; Linux 6.1).
 //! - `lars-bench serve`: servers to compare with ([`serve`]).
 //! - `lars-bench scale`: how cost and memory grow ([`scale`]).
 //! - `compare`: a script that measures Lars and those side by side, and `lars-bench summary`, which makes a table of
@@ -12,10 +12,8 @@
 #![deny(unsafe_code)]
 
 pub mod cli;
-pub mod datagrams;
 pub mod frames;
 pub mod load;
-pub mod progress;
 #[allow(unsafe_code)]
 pub mod ring;
 pub mod scale;

@@ -7,22 +7,17 @@ use std::{
     fs,
     io::{self, Write},
     process::ExitCode,
-    sync::{atomic::AtomicU64, mpsc},
-    thread,
 };
 
-use clap::Parser;
+use clap::{Args, Parser};
 use lars_benches::{
-    cli::{
-        BenchArgs, Cli, Command, DnsSubscribeArgs, LoadCommand, ReporterIngestArgs, RunArgs, ServeCommand,
-        SqlUpsertsArgs, SummaryArgs,
-    },
-    load::{self, LoadError, Measurement, Plan},
-    progress::{self, Extent},
+    cli::{Cli, Command, LoadCommand, ServeCommand, SummaryArgs, Timed},
+    load::{self, BenchArgs, LoadError, Measurement, Plan},
     scale,
     serve::{mariadb, tcp, udp},
     summary::Summary,
 };
+use lars_store::OpenMode;
 
 fn main() -> ExitCode {
     // Before there are threads.
@@ -44,63 +39,36 @@ fn main() -> ExitCode {
 
 fn run_load(command: &LoadCommand) -> Result<(), Box<dyn Error>> {
     match command {
-        LoadCommand::UdpGetHost(args) => timed(&args.run, |plan, done| args.load().run(plan, done)),
-        LoadCommand::UdpGetRoute(args) => timed(&args.run, |plan, done| args.load().run(plan, done)),
-        LoadCommand::TcpEcho(args) => timed(&args.run, |plan, done| args.load().run(plan, done)),
-        LoadCommand::DnsQuery(args) => timed(&args.run, |plan, done| args.load().run(plan, done)),
-        LoadCommand::DnsSubscribe(args) => subscribe(args),
-        LoadCommand::ReporterIngest(args) => ingest(args),
-        LoadCommand::SqlUpserts(SqlUpsertsArgs { store, run }) => timed(run, |plan, done| {
-            load::sql_upserts::run(&mut *lars_store::open(store, lars_store::OpenMode::Create)?, plan, done)
+        LoadCommand::UdpGetHost(args) => timed(args, |load, plan| load.run(plan)),
+        LoadCommand::UdpGetRoute(args) => timed(args, |load, plan| load.run(plan)),
+        LoadCommand::TcpEcho(args) => timed(args, |load, plan| load.run(plan)),
+        LoadCommand::DnsQuery(args) => timed(args, |load, plan| load.run(plan)),
+        LoadCommand::ReporterIngest(args) => timed(args, |load, plan| match &load.store {
+            None => load.run(plan),
+            Some(url) => load.run_until_stored(&mut *lars_store::open(url, OpenMode::Create)?, plan),
         }),
+        LoadCommand::SqlUpserts(args) => timed(args, |load, plan| {
+            load::sql_upserts::run(&mut *lars_store::open(&load.store, OpenMode::Create)?, plan)
+        }),
+        LoadCommand::DnsSubscribe(load) => {
+            measure(&load.bench, || load.run(&mut *lars_store::open(&load.store, OpenMode::Create)?))
+        }
     }
 }
 
-fn subscribe(args: &DnsSubscribeArgs) -> Result<(), Box<dyn Error>> {
-    let load = args.load();
-    measure(&args.bench, Extent::Operations(load.operations()), |done| {
-        load.run(&mut *lars_store::open(&args.store, lars_store::OpenMode::Create)?, done)
-    })
-}
-
-fn ingest(args: &ReporterIngestArgs) -> Result<(), Box<dyn Error>> {
-    let load = args.load();
-    let Some(store) = &args.store else {
-        return timed(&args.run, |plan, done| load.run(plan, done));
-    };
-    let plan = args.run.plan();
-    measure(&args.run.bench, Extent::Operations(load.rows()), |done| {
-        load.run_until_stored(&mut *lars_store::open(store, lars_store::OpenMode::Create)?, &plan, done)
-    })
-}
-
-/// A load that ends by its plan.
-fn timed(
-    args: &RunArgs,
-    load: impl FnOnce(&Plan, &AtomicU64) -> Result<Measurement, LoadError> + Send,
+fn timed<L: Args>(
+    Timed { load, plan }: &Timed<L>,
+    run: impl FnOnce(&L, &Plan) -> Result<Measurement, LoadError>,
 ) -> Result<(), Box<dyn Error>> {
-    let plan = args.plan();
-    measure(&args.bench, Extent::Time(plan.warmup + plan.measured), |done| load(&plan, done))
+    measure(&plan.bench, || run(load, plan))
 }
 
-/// The load has a thread for itself, the only one that is pinned; this one shows how it goes.
 fn measure(
-    args: &BenchArgs,
-    extent: Extent,
-    load: impl FnOnce(&AtomicU64) -> Result<Measurement, LoadError> + Send,
+    bench: &BenchArgs,
+    load: impl FnOnce() -> Result<Measurement, LoadError>,
 ) -> Result<(), Box<dyn Error>> {
-    let done = AtomicU64::new(0);
-    let (running, ended) = mpsc::channel();
-    let measurement = thread::scope(|scope| {
-        let load = scope.spawn(|| {
-            let _running = running;
-            args.pin.map_or(Ok(()), load::pin)?;
-            load(&done)
-        });
-        progress::show(extent, &done, &ended);
-        load.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })?;
-    print(Measurement { label: args.label.clone(), ..measurement }, args.json)
+    bench.pin.map_or(Ok(()), load::pin)?;
+    print(Measurement { label: bench.label.clone(), ..load()? }, bench.json)
 }
 
 fn print(measurement: Measurement, as_json: bool) -> Result<(), Box<dyn Error>> {
@@ -120,14 +88,8 @@ fn print(measurement: Measurement, as_json: bool) -> Result<(), Box<dyn Error>> 
 
 fn serve(command: &ServeCommand) -> Result<(), Box<dyn Error>> {
     match *command {
-        ServeCommand::UdpEcho { kind, listen, pin } => {
-            pin.map_or(Ok(()), load::pin)?;
-            Ok(udp::echo(kind, listen)?)
-        }
-        ServeCommand::TcpEcho { kind, listen, pin } => {
-            pin.map_or(Ok(()), load::pin)?;
-            tcp::echo(kind, listen)
-        }
+        ServeCommand::UdpEcho { kind, listen } => Ok(udp::echo(kind, listen)?),
+        ServeCommand::TcpEcho { kind, listen } => tcp::echo(kind, listen),
         ServeCommand::Mariadb => mariadb::serve(),
     }
 }

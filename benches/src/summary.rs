@@ -89,18 +89,17 @@ impl Summary {
     }
 
     fn cells(&self, line: &Line) -> Vec<String> {
-        let kilo =
-            |Spread { min, median, max }| Spread { min: min / 1e3, median: median / 1e3, max: max / 1e3 };
         let or_empty =
             |spread: Option<Spread>| spread.map(|spread| format!("{spread:.2}")).unwrap_or_default();
-        let mut cells = vec![line.label.clone(), line.rounds.to_string(), format!("{:.1}", kilo(line.rate))];
+        let mut cells =
+            vec![line.label.clone(), line.rounds.to_string(), format!("{:.1}", line.rate.per(1e3))];
         cells.extend([line.p50_us, line.p99_us].map(|us| format!("{us:.1}")));
         if self.any(|line| line.pushes_ms.is_some()) {
             let (first, last) = line.pushes_ms.unzip();
             cells.extend([first, last].map(|ms| ms.map(|ms| format!("{ms:.1}")).unwrap_or_default()));
         }
         if self.any(|line| line.stored.is_some()) {
-            cells.push(line.stored.map(|rate| format!("{:.1}", kilo(rate))).unwrap_or_default());
+            cells.push(line.stored.map(|rate| format!("{:.1}", rate.per(1e3))).unwrap_or_default());
         }
         cells.push(line.server_us.map(|us| format!("{us:.2}")).unwrap_or_default());
         let mark = if line.warnings > 0 { " !" } else { "" };
@@ -183,10 +182,10 @@ mod tests {
         ];
         let summary = Summary::of(&series, &["bare".into(), "absent".into()]);
         let rate = |line: usize, base: usize| summary.lines[line].versus[base].rate;
-        let always = |ratio| Some(Spread { min: ratio, median: ratio, max: ratio });
+        let always = |ratio| Some(Spread::exactly(ratio));
         assert_eq!([rate(0, 0), rate(0, 1)], [always(1.2), None]);
         assert_eq!([rate(1, 0), rate(1, 1)], [always(1.0), None]);
-        assert_eq!(summary.lines[0].rate, Spread { min: 60.0, median: 90.0, max: 120.0 });
+        assert_eq!(summary.lines[0].rate, Spread { lowest: 60.0, median: 90.0, highest: 120.0 });
     }
 
     #[test]
@@ -209,7 +208,7 @@ mod tests {
 
     #[test]
     fn pushes_and_stored_rows_have_columns_of_their_own() {
-        let ms = |median| Spread { min: median, median, max: median };
+        let ms = Spread::exactly;
         let pushes = Pushes { to_first_ms: ms(500.0), first_to_last_ms: ms(40.0), ..Pushes::default() };
         let pushed = Measurement { pushes: Some(pushes), ..measured("dns", 1.0) };
         let stored = Stored { rows: 1, per_second: 5_000.0 };

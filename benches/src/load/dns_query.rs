@@ -3,8 +3,9 @@
 //! A query is a subscription as well: a module that changes meanwhile is pushed, and that counts as unasked for. (A push of
 //! the very module whose answer is due cannot be told from it, and is taken for it.)
 
-use std::{net::SocketAddr, rc::Rc, sync::atomic::AtomicU64};
+use std::{net::SocketAddr, rc::Rc};
 
+use clap::Args;
 use lars_proto::{
     ModuleId,
     frame::{self, HEADER_LEN},
@@ -13,35 +14,42 @@ use lars_proto::{
 
 use super::{
     LoadError,
+    conversation::{self, Connection, Dialogue, Reply},
     measurement::Measurement,
     run::Plan,
-    tcp::{self, Dialogue, Reply},
+    values::{Modules, at_least},
 };
 
-/// How queries are made.
-#[derive(Clone, Debug)]
+/// How routes are queried.
+#[derive(Clone, Debug, Args)]
 pub struct DnsQueryLoad {
-    /// lars-dns.
-    pub server: SocketAddr,
-    /// Which modules are asked for, in turn; each connection begins somewhere else.
-    pub modules: Vec<ModuleId>,
-    /// How many connections.
+    /// lars-dns
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:7778")]
+    pub dns: SocketAddr,
+    /// In turn; each connection begins somewhere else.
+    #[command(flatten)]
+    pub modules: Modules,
+    /// How many connections
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = at_least::<1>)]
     pub connections: usize,
-    /// Queries of each connection that are under way at the same time, at most.
+    /// Queries under way at the same time, on each
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least::<1>)]
     pub in_flight: usize,
 }
 
 impl DnsQueryLoad {
-    /// Measures. `progress` is kept at the number of answers.
+    /// Measures.
     ///
     /// # Errors
     /// If there is nobody to connect to, or what comes is no answer.
-    pub fn run(&self, plan: &Plan, progress: &AtomicU64) -> Result<Measurement, LoadError> {
-        let questions: Rc<[Question]> = self.modules.iter().copied().map(Question::new).collect();
-        let step = self.modules.len() / self.connections;
-        let first = |index| index * step.max(1) % self.modules.len();
-        let queries = (0..self.connections).map(|index| Queries::new(Rc::clone(&questions), first(index)));
-        tcp::run(self.server, queries.collect(), self.in_flight, plan, progress)
+    pub fn run(&self, plan: &Plan) -> Result<Measurement, LoadError> {
+        let questions: Rc<[Question]> = self.modules.all().into_iter().map(Question::new).collect();
+        let step = (questions.len() / self.connections).max(1);
+        let queries = (0..self.connections).map(|index| {
+            let queries = Queries::new(Rc::clone(&questions), index * step % questions.len());
+            (self.dns, Connection::new(queries, self.in_flight))
+        });
+        conversation::run(queries.collect(), plan)
     }
 }
 
@@ -89,9 +97,10 @@ impl Queries {
 }
 
 impl Dialogue for Queries {
-    fn request(&mut self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.questions[self.next_sent].request);
-        self.next_sent = self.after(self.next_sent);
+    fn request(&mut self) -> &[u8] {
+        let next = self.next_sent;
+        self.next_sent = self.after(next);
+        &self.questions[next].request
     }
 
     fn reply(&mut self, frame: &[u8]) -> Result<Reply, &'static str> {
@@ -128,7 +137,7 @@ mod tests {
         let modules = [ModuleId::new(1, 1), ModuleId::new(-2, 0)];
         let mut queries = Queries::new(modules.map(Question::new).into(), 1);
         let mut sent = Vec::new();
-        (0..3).for_each(|_| queries.request(&mut sent));
+        (0..3).for_each(|_| sent.extend_from_slice(queries.request()));
         let (_, body) = frame::next(&sent).expect("well formed").expect("whole");
         assert_eq!(body.len(), 11, "-2/0 comes first");
         assert_eq!(queries.reply(&route(-2, 0, 3)), Ok(Reply::Answer));

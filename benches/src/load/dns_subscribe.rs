@@ -2,28 +2,31 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, SocketAddr, TcpStream},
-    sync::atomic::{AtomicU64, Ordering},
+    net::{Ipv4Addr, SocketAddr},
+    os::fd::OwnedFd,
     thread,
     time::{Duration, Instant},
 };
 
+use clap::Args;
 use hdrhistogram::Histogram;
 use lars_proto::{
     HostAddr, ModuleId,
     frame::{self, HEADER_LEN},
     messages::{GetRouteRequest, GetRouteResponse, HostInfo, MessageId},
 };
-use lars_store::{RouteEdit, RouteStore};
+use lars_store::{RouteEdit, RouteStore, StoreUrl};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use socket2::{Domain, Socket, Type};
 
 use super::{
     LoadError, cpu,
     measurement::{Counts, Latency, Measurement, Pushes},
-    open_files,
-    transport::{EpollStreams, Input, IoKind, Patience, RingStreams, Sockets, Stream, Streams},
+    run::BenchArgs,
+    sockets::{Input, PIECE_LEN, Sockets},
+    values::{at_least, module, seconds},
 };
-use crate::{frames::Frames, spread::Spread};
+use crate::{frames::Frames, ring::SocketKind, spread::Spread};
 
 /// Connections from one loopback address to one port, at most: the kernel gives out some 28,000 ports.
 const CONNECTIONS_PER_SOURCE: usize = 20_000;
@@ -39,53 +42,43 @@ const PAUSE_MAX_MS: u64 = 1_000;
 const LATENCY_MAX_NS: u64 = 3_600_000_000_000;
 
 /// Who subscribes to what, and how often that changes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Args)]
 pub struct DnsSubscribeLoad {
-    /// lars-dns.
-    pub server: SocketAddr,
-    /// Its hosts are replaced.
+    /// lars-dns
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:7778")]
+    pub dns: SocketAddr,
+    /// The database that it serves, to edit the route: sqlite:PATH or mysql://user:password@host:port/database
+    #[arg(long, value_name = "URL", env = "LARS_STORE_URL", hide_env_values = true)]
+    pub store: StoreUrl,
+    /// The module to subscribe to. Its hosts are replaced
+    #[arg(long, value_name = "MODID/CMDID", default_value = "1/1", value_parser = module,
+        allow_hyphen_values = true)]
     pub module: ModuleId,
-    /// How many subscribers.
+    /// How many subscribers
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = at_least::<1>)]
     pub connections: usize,
-    /// How many edits.
+    /// How many edits
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..))]
     pub changes: u16,
-    /// A push that has not come for so long is lost.
+    /// When a push counts as lost
+    #[arg(long, value_name = "SECONDS", default_value = "15", value_parser = seconds)]
     pub timeout: Duration,
-    /// The process that answers, to see how much processor time it takes.
-    pub server_pid: Option<u32>,
-    /// How bytes come and go.
-    pub io: IoKind,
+    /// Where it runs, and what it writes.
+    #[command(flatten)]
+    pub bench: BenchArgs,
 }
 
 impl DnsSubscribeLoad {
-    /// How many operations there will be: a subscription each, and a push for each change.
-    pub fn operations(&self) -> u64 {
-        self.connections as u64 * (1 + u64::from(self.changes))
-    }
-
-    /// Subscribes, edits through `store`, and measures. `progress` is kept at the number of replies and pushes.
+    /// Subscribes, edits through `store`, and measures.
     ///
     /// # Errors
     /// If there is nobody to subscribe at, the limit on open files is too low, or the store refuses an edit.
-    pub fn run(&self, store: &mut dyn RouteStore, progress: &AtomicU64) -> Result<Measurement, LoadError> {
-        open_files::make_room(self.connections)?;
-        let streams: Vec<Stream> =
-            (0..self.connections).map(|n| connect(self.server, n)).collect::<Result<_, _>>()?;
-        match self.io {
-            IoKind::Ring => self.over(RingStreams::over(streams)?, store, progress),
-            IoKind::Epoll => self.over(EpollStreams::over(streams)?, store, progress),
-        }
-    }
-
-    fn over(
-        &self,
-        streams: impl Streams,
-        store: &mut dyn RouteStore,
-        progress: &AtomicU64,
-    ) -> Result<Measurement, LoadError> {
+    pub fn run(&self, store: &mut dyn RouteStore) -> Result<Measurement, LoadError> {
+        allow_open_files()?;
+        let streams = (0..self.connections).map(|n| connect(self.dns, n)).collect::<Result<_, _>>()?;
+        let sockets = Sockets::over(streams, SocketKind::Stream, PIECE_LEN)?;
         let inputs = (0..self.connections).map(|_| Frames::default()).collect();
-        let mut audience =
-            Audience { load: self, streams, inputs, pushed: vec![false; self.connections], progress };
+        let mut audience = Audience { load: self, sockets, inputs, pushed: vec![false; self.connections] };
         audience.subscribe()?;
         let mut seen = Seen::default();
         for change in 1..=self.changes {
@@ -96,8 +89,17 @@ impl DnsSubscribeLoad {
     }
 }
 
+/// As many connections as the hard limit on open files allows.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn allow_open_files() -> io::Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?)
+}
+
 /// Loopback connections come from as many addresses as they need.
-fn connect(server: SocketAddr, number: usize) -> Result<TcpStream, LoadError> {
+fn connect(server: SocketAddr, number: usize) -> Result<OwnedFd, LoadError> {
     let at = |error| LoadError::at(server, error);
     let socket = Socket::new(Domain::for_address(server), Type::STREAM, None)?;
     let source = number / CONNECTIONS_PER_SOURCE;
@@ -111,29 +113,24 @@ fn connect(server: SocketAddr, number: usize) -> Result<TcpStream, LoadError> {
 }
 
 /// The subscribers.
-struct Audience<'a, S> {
+struct Audience<'a> {
     load: &'a DnsSubscribeLoad,
-    streams: S,
+    sockets: Sockets,
     inputs: Vec<Frames>,
     /// Who has what is waited for.
     pushed: Vec<bool>,
-    progress: &'a AtomicU64,
 }
 
-impl<S: Streams> Audience<'_, S> {
+impl Audience<'_> {
     /// Every connection asks for the module, and has its answer.
     fn subscribe(&mut self) -> Result<(), LoadError> {
         let ModuleId { modid, cmdid } = self.load.module;
-        let mut query = Vec::new();
-        frame::encode(
-            MessageId::GetRouteRequest,
-            &GetRouteRequest { modid, cmdid, ..Default::default() },
-            &mut query,
-        )
-        .expect("a short message");
+        let query = GetRouteRequest { modid, cmdid, ..Default::default() };
+        let mut bytes = Vec::new();
+        frame::encode(MessageId::GetRouteRequest, &query, &mut bytes).expect("a short message");
         for connection in 0..self.load.connections {
-            self.streams.output(connection).extend_from_slice(&query);
-            self.streams.flush(connection)?;
+            self.sockets.push(connection, &bytes)?;
+            self.sockets.flush(connection)?;
         }
         let missing = self.await_frames(|_| true, |_| ())?;
         if missing == 0 { Ok(()) } else { Err(self.failed("does not answer all subscribers")) }
@@ -141,7 +138,7 @@ impl<S: Streams> Audience<'_, S> {
 
     /// One edit, and the pushes that follow.
     fn change(&mut self, store: &mut dyn RouteStore, number: u16, seen: &mut Seen) -> Result<(), LoadError> {
-        let cpu_before = (cpu::thread_time(), self.load.server_pid.and_then(cpu::process_time));
+        let cpu_before = (cpu::thread_time(), self.load.bench.server_pid.and_then(cpu::process_time));
         let started = Instant::now();
         // What a run before this one has left is changed as well.
         let address = Ipv4Addr::from_bits(fastrand::u32(0x0a00_0001..=0x0aff_fffe));
@@ -159,8 +156,9 @@ impl<S: Streams> Audience<'_, S> {
         )?;
         seen.counts.lost += missing as u64;
         seen.changed(first.unwrap_or_default(), last);
-        let server = self.load.server_pid.and_then(cpu::process_time);
-        seen.server += server.zip(cpu_before.1).map_or(Duration::ZERO, |(after, before)| after - before);
+        let server = self.load.bench.server_pid.and_then(cpu::process_time);
+        let took = server.zip(cpu_before.1).map(|(after, before)| after - before);
+        seen.server_us.extend(took.map(|took| took.as_secs_f64() * 1e6 / self.load.connections as f64));
         seen.load += cpu::thread_time() - cpu_before.0;
         seen.elapsed += started.elapsed();
         Ok(())
@@ -174,13 +172,15 @@ impl<S: Streams> Audience<'_, S> {
     ) -> Result<usize, LoadError> {
         self.pushed.fill(false);
         let mut missing = self.pushed.len();
-        let (mut heard, before) = (Instant::now(), self.progress.load(Ordering::Relaxed));
+        let mut heard = Instant::now();
         while missing > 0 && heard.elapsed() < self.load.timeout {
-            self.streams.wait(Patience { replies: 1, gather: Duration::ZERO, max: WAIT_MAX })?;
+            self.sockets.wait_for_one(WAIT_MAX)?;
             let now = Instant::now();
-            while let Some((connection, input)) = self.streams.next() {
-                let Input::Bytes(bytes) = input? else {
-                    return Err(LoadError::Server { server: self.load.server, problem: "hung up" });
+            while let Some((connection, input)) = self.sockets.next() {
+                let bytes = match input? {
+                    Input::Bytes(bytes) => bytes,
+                    Input::Sent => continue,
+                    Input::HungUp => return Err(self.failed("hung up")),
                 };
                 let pushed = &mut self.pushed[connection];
                 let whole = self.inputs[connection].take(bytes, |frame| {
@@ -193,13 +193,12 @@ impl<S: Streams> Audience<'_, S> {
                 whole.map_err(io::Error::other)?;
                 heard = now;
             }
-            self.progress.store(before + (self.pushed.len() - missing) as u64, Ordering::Relaxed);
         }
         Ok(missing)
     }
 
     fn failed(&self, problem: &'static str) -> LoadError {
-        LoadError::Server { server: self.load.server, problem }
+        LoadError::Server { server: self.load.dns, problem }
     }
 }
 
@@ -219,9 +218,10 @@ struct Seen {
     to_first_ms: Vec<f64>,
     to_last_ms: Vec<f64>,
     first_to_last_ms: Vec<f64>,
+    /// Processor time of the server, in microseconds for each subscriber.
+    server_us: Vec<f64>,
     elapsed: Duration,
     load: Duration,
-    server: Duration,
 }
 
 impl Default for Seen {
@@ -232,9 +232,9 @@ impl Default for Seen {
             to_first_ms: Vec::new(),
             to_last_ms: Vec::new(),
             first_to_last_ms: Vec::new(),
+            server_us: Vec::new(),
             elapsed: Duration::ZERO,
             load: Duration::ZERO,
-            server: Duration::ZERO,
         }
     }
 }
@@ -256,7 +256,7 @@ impl Seen {
         let spread = |figures: Vec<f64>| Spread::of(figures).unwrap_or_default();
         let seconds = self.elapsed.as_secs_f64();
         let completed = self.counts.replies;
-        let server_us = self.server.as_secs_f64() * 1e6 / completed.max(1) as f64;
+        let server_us = Spread::of(self.server_us);
         Measurement {
             seconds,
             completed,
@@ -264,12 +264,13 @@ impl Seen {
             latency: Latency::of(&self.latencies),
             counts: Counts { requests: completed + self.counts.lost, ..self.counts },
             cpu_share: self.load.as_secs_f64() / seconds,
-            server_us: load.server_pid.map(|_| server_us),
+            server_us: server_us.map(|us| us.median),
             pushes: Some(Pushes {
                 subscribers: load.connections,
                 to_first_ms: spread(self.to_first_ms),
                 to_last_ms: spread(self.to_last_ms),
                 first_to_last_ms: spread(self.first_to_last_ms),
+                server_us,
             }),
             ..Measurement::default()
         }

@@ -1,19 +1,17 @@
-//! What was asked and is not answered yet: [`Slots`] where replies come in any order or not at all (UDP),
-//! [`Batches`] where they come in order (TCP). Pure; times are nanoseconds since the start of the run.
+//! What was asked and is not answered yet: [`Slots`] where replies come in any order or not at all,
+//! [`Batches`] where they come in order. Pure; times are nanoseconds since the start of the run.
 
 use std::collections::VecDeque;
 
 /// The most operations one socket may have in flight.
-pub const SLOTS_MAX: usize = 1 << 16;
+pub(super) const SLOTS_MAX: usize = 1 << 16;
 
 /// An operation in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Operation {
     seq: u32,
-    /// From when its latency counts.
-    since: u64,
     /// When it was sent.
-    sent: u64,
+    since: u64,
 }
 
 /// Every sequence number has this bit, so that all of them take the same number of bytes on the wire.
@@ -22,7 +20,7 @@ const LONG: u32 = 1 << 31;
 /// The operations of one socket. A sequence number holds the slot in its low bits and a count in the others,
 /// so that a late reply is not taken for that of the operation which has the slot by then.
 #[derive(Clone, Debug)]
-pub struct Slots {
+pub(super) struct Slots {
     slots: Vec<Option<Operation>>,
     free: Vec<usize>,
     slot_bits: u32,
@@ -34,40 +32,35 @@ impl Slots {
     ///
     /// # Panics
     /// If that is not 1..=[`SLOTS_MAX`].
-    pub fn new(count: usize) -> Self {
+    pub(super) fn new(count: usize) -> Self {
         assert!((1..=SLOTS_MAX).contains(&count), "{count} operations in flight");
         let slot_bits = count.next_power_of_two().trailing_zeros();
         Self { slots: vec![None; count], free: (0..count).rev().collect(), slot_bits, begun: 0 }
     }
 
     /// Whether one more may begin.
-    pub fn has_room(&self) -> bool {
+    pub(super) fn has_room(&self) -> bool {
         !self.free.is_empty()
     }
 
     /// Operations in flight.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.slots.len() - self.free.len()
     }
 
-    /// Whether nothing is in flight.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// Begins an operation; its sequence number, or `None` if there is no room.
-    pub fn begin(&mut self, since: u64, sent: u64) -> Option<u32> {
+    pub(super) fn begin(&mut self, since: u64) -> Option<u32> {
         let slot = self.free.pop()?;
         let seq = LONG | self.begun << self.slot_bits | slot as u32;
         self.begun = self.begun.wrapping_add(1);
-        self.slots[slot] = Some(Operation { seq, since, sent });
+        self.slots[slot] = Some(Operation { seq, since });
         self.check_invariants();
         Some(seq)
     }
 
-    /// Ends the operation that a reply belongs to, and returns from when its latency counts; `None` if it is
+    /// Ends the operation that a reply belongs to, and returns when it was sent; `None` if it is
     /// not in flight (any more).
-    pub fn finish(&mut self, seq: u32) -> Option<u64> {
+    pub(super) fn finish(&mut self, seq: u32) -> Option<u64> {
         let slot = seq as usize & ((1 << self.slot_bits) - 1);
         let operation = self.slots.get_mut(slot)?.take_if(|operation| operation.seq == seq)?;
         self.free.push(slot);
@@ -76,10 +69,10 @@ impl Slots {
     }
 
     /// Gives up what was sent before `sent_before`; how many those were.
-    pub fn expire(&mut self, sent_before: u64) -> u64 {
+    pub(super) fn expire(&mut self, sent_before: u64) -> u64 {
         let in_flight = self.len();
         for (index, slot) in self.slots.iter_mut().enumerate() {
-            if slot.take_if(|operation| operation.sent < sent_before).is_some() {
+            if slot.take_if(|operation| operation.since < sent_before).is_some() {
                 self.free.push(index);
             }
         }
@@ -95,25 +88,29 @@ impl Slots {
 
 /// The operations of one connection. Those that began together stand together.
 #[derive(Clone, Debug, Default)]
-pub struct Batches {
-    /// From when the latency counts, and how many operations those are.
+pub(super) struct Batches {
+    /// When they were sent, and how many operations those are.
     batches: VecDeque<(u64, u64)>,
     len: u64,
 }
 
 impl Batches {
     /// Operations in flight.
-    pub fn len(&self) -> u64 {
+    pub(super) fn len(&self) -> u64 {
         self.len
     }
 
-    /// Whether nothing is in flight.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
+    /// Gives up what was sent before `sent_before`; how many those were.
+    pub(super) fn expire(&mut self, sent_before: u64) -> u64 {
+        let before = self.len;
+        while self.batches.front().is_some_and(|(since, _)| *since < sent_before) {
+            self.len -= self.batches.pop_front().map_or(0, |(_, count)| count);
+        }
+        before - self.len
     }
 
     /// `count` operations begin.
-    pub fn begin(&mut self, since: u64, count: u64) {
+    pub(super) fn begin(&mut self, since: u64, count: u64) {
         self.len += count;
         match self.batches.back_mut() {
             Some((last, n)) if *last == since => *n += count,
@@ -121,9 +118,9 @@ impl Batches {
         }
     }
 
-    /// The `count` oldest operations end: `finished` hears from when their latency counts, and how many those are.
+    /// The `count` oldest operations end: `finished` hears when they were sent, and how many those are.
     /// `false`, and nothing is changed, if there are not so many.
-    pub fn finish(&mut self, count: u64, mut finished: impl FnMut(u64, u64)) -> bool {
+    pub(super) fn finish(&mut self, count: u64, mut finished: impl FnMut(u64, u64)) -> bool {
         if count > self.len {
             return false;
         }
@@ -155,12 +152,12 @@ mod tests {
     #[test]
     fn a_reply_ends_its_own_operation_once() {
         let mut slots = Slots::new(3);
-        let seqs: Vec<u32> = (0..3).filter_map(|n| slots.begin(n, n)).collect();
-        assert_eq!(slots.begin(3, 3), None, "no room");
+        let seqs: Vec<u32> = (0..3).filter_map(|n| slots.begin(n)).collect();
+        assert_eq!(slots.begin(3), None, "no room");
         assert_eq!(slots.finish(seqs[1]), Some(1));
         assert_eq!(slots.finish(seqs[1]), None, "twice");
         assert_eq!(slots.finish(u32::MAX), None, "never asked");
-        let next = slots.begin(4, 4).expect("room");
+        let next = slots.begin(4).expect("room");
         assert_ne!(next, seqs[1], "the slot is used again, its number is not");
         assert_eq!(slots.finish(seqs[1]), None, "late");
         assert_eq!(slots.finish(next), Some(4));
@@ -169,18 +166,18 @@ mod tests {
     #[test]
     fn what_is_not_answered_in_time_is_given_up() {
         let mut slots = Slots::new(4);
-        let seqs: Vec<u32> = (0..4).filter_map(|n| slots.begin(0, n)).collect();
+        let seqs: Vec<u32> = (0..4).filter_map(|n| slots.begin(n)).collect();
         assert_eq!(slots.expire(2), 2);
         assert_eq!(slots.len(), 2);
         assert_eq!(slots.finish(seqs[0]), None, "given up");
-        assert_eq!(slots.finish(seqs[2]), Some(0));
+        assert_eq!(slots.finish(seqs[2]), Some(2));
     }
 
     #[test]
     fn numbers_go_on_after_the_last_one() {
         let mut slots = Slots::new(2);
         slots.begun = u32::MAX >> 1;
-        let (last, first) = (slots.begin(1, 1), slots.begin(2, 2));
+        let (last, first) = (slots.begin(1), slots.begin(2));
         assert_eq!((last, first), (Some(u32::MAX - 1), Some(LONG | 1)));
         assert_eq!((slots.finish(u32::MAX - 1), slots.finish(LONG | 1)), (Some(1), Some(2)));
     }
@@ -196,7 +193,9 @@ mod tests {
         assert_eq!(finished, [(10, 4), (20, 1)]);
         assert!(!batches.finish(2, |_, _| panic!("nothing ends")), "more replies than requests");
         assert!(batches.finish(1, |since, n| assert_eq!((since, n), (20, 1))));
-        assert!(batches.is_empty());
+        assert_eq!(batches.len(), 0);
+        (1..=3).for_each(|now| batches.begin(now, 2));
+        assert_eq!((batches.expire(3), batches.len()), (4, 2));
     }
 
     proptest! {
@@ -210,7 +209,7 @@ mod tests {
             for (now, (begins, which)) in steps.into_iter().enumerate() {
                 let now = now as u64;
                 if begins {
-                    let seq = slots.begin(now, now);
+                    let seq = slots.begin(now);
                     prop_assert_eq!(seq.is_some(), model.len() < count);
                     if let Some(seq) = seq {
                         prop_assert_eq!(model.insert(seq, now), None);

@@ -25,8 +25,6 @@ pub struct Measurement {
     pub latency: Latency,
     /// Of the whole run, warm-up included.
     pub counts: Counts,
-    /// Open loop: operations that were due and never began, because everything was in flight.
-    pub overdue: u64,
     /// Share of its processor that the load generator took.
     pub cpu_share: f64,
     /// Processor time that the server took per operation, in microseconds, if its process was named.
@@ -50,6 +48,8 @@ pub struct Pushes {
     pub to_last_ms: Spread,
     /// From the first to the last.
     pub first_to_last_ms: Spread,
+    /// Processor time of the server for each subscriber, in microseconds, if its process was named.
+    pub server_us: Option<Spread>,
 }
 
 /// What SQL got of what was reported.
@@ -119,10 +119,6 @@ impl Measurement {
                 self.cpu_share * 100.0
             ));
         }
-        if self.overdue > 0 {
-            warnings
-                .push(format!("the rate was not kept: {} operations were due and never began", self.overdue));
-        }
         let Counts { lost, stale, refusals, .. } = self.counts;
         for (count, what) in [
             (lost, "requests were not answered in time"),
@@ -151,7 +147,7 @@ impl fmt::Display for Measurement {
         if let Some(us) = self.server_us {
             write!(f, "\nserver: {us:.2} µs of processor time per operation")?;
         }
-        if let Some(Pushes { subscribers, to_first_ms, to_last_ms, first_to_last_ms }) = &self.pushes {
+        if let Some(Pushes { subscribers, to_first_ms, to_last_ms, first_to_last_ms, .. }) = &self.pushes {
             write!(f, "\nms from an edit to the first of {subscribers} pushes: {to_first_ms:.1}")?;
             write!(f, "\nms to the last: {to_last_ms:.1}, from first to last: {first_to_last_ms:.1}")?;
         }
@@ -170,9 +166,9 @@ mod tests {
         let good = Measurement { cpu_share: 0.5, ..Measurement::default() };
         assert_eq!(good.warnings(), [""; 0]);
         let counts = Counts { lost: 1, stale: 2, refusals: 3, ..Counts::default() };
-        let bad = Measurement { cpu_share: 0.97, overdue: 4, counts, ..good };
+        let bad = Measurement { cpu_share: 0.97, counts, ..good };
         let warnings = bad.warnings();
-        assert_eq!(warnings.len(), 5, "{warnings:?}");
+        assert_eq!(warnings.len(), 4, "{warnings:?}");
         assert!(warnings[0].contains("97 % of its processor"), "{}", warnings[0]);
     }
 

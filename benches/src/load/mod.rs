@@ -1,28 +1,24 @@
 //! The load generator: one thread that asks more cheaply than any server answers, and measures.
 //!
-//! What decides and counts is pure and driven by the clock of a `Run`; `transport` does the IO, on io_uring or epoll;
-//! `udp` and `tcp` lead requests to their replies, whatever is asked: [`udp_lookups`], [`udp_routes`], [`tcp_echo`] and
-//! [`dns_query`] say what that is. [`dns_subscribe`] and [`reporter_ingest`] wait for what nobody asks for each time: pushes,
-//! and room to send.
+//! What decides and counts is pure and driven by the clock of a `Run`; `sockets` does the IO; `conversation` leads requests
+//! to their replies, whatever is asked: [`udp_lookups`], [`udp_routes`], [`tcp_echo`] and [`dns_query`] say what that is.
+//! [`dns_subscribe`] and [`reporter_ingest`] wait for what nobody asks for each time: pushes, and room to send. The loads are
+//! their own command lines.
 
-pub mod agent;
-mod answered;
+mod conversation;
 mod cpu;
 pub mod dns_query;
 pub mod dns_subscribe;
-pub mod in_flight;
+mod in_flight;
 mod measurement;
-mod open_files;
-pub mod pace;
 pub mod reporter_ingest;
 mod run;
+mod sockets;
 pub mod sql_upserts;
-mod tcp;
 pub mod tcp_echo;
-mod transport;
-mod udp;
 pub mod udp_lookups;
 pub mod udp_routes;
+pub mod values;
 
 use std::{
     io::{self, ErrorKind},
@@ -33,9 +29,9 @@ use lars_store::StoreError;
 
 pub use self::{
     cpu::{pin, process_time},
+    dns_subscribe::allow_open_files,
     measurement::{Counts, Latency, Measurement, Pushes, Stored},
-    run::Plan,
-    transport::IoKind,
+    run::{BenchArgs, Plan},
 };
 
 /// Why nothing was measured.
@@ -51,16 +47,6 @@ pub enum LoadError {
         server: SocketAddr,
         /// What was wrong.
         problem: &'static str,
-    },
-    /// There are more connections than files may be open.
-    #[error(
-        "the limit on open files is {hard}, {needed} are needed: raise the hard limit (ulimit -Hn, LimitNOFILE=)"
-    )]
-    OpenFiles {
-        /// The hard limit.
-        hard: u64,
-        /// What would do.
-        needed: u64,
     },
     /// The store could not be read or edited.
     #[error("store: {0}")]

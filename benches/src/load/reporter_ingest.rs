@@ -5,26 +5,28 @@
 //! apart from the sockets' buffers, which the warm-up fills. At the end the load waits until those are empty.
 
 use std::{
-    io::{ErrorKind, Read, Write},
+    mem,
     net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream},
-    sync::atomic::AtomicU64,
     thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use clap::Args;
 use lars_proto::{
     ModuleId, frame,
     messages::{HostCallResult, MessageId, ReportStatusRequest},
 };
-use lars_store::CallStatusStore;
-use nix::sys::epoll::EpollFlags;
+use lars_store::{CallStatusStore, StoreUrl};
 
 use super::{
     LoadError,
+    conversation::broken,
     measurement::{Measurement, Stored},
     run::{Plan, Run},
-    transport::Poller,
+    sockets::{Input, Sockets, connect},
+    values::at_least,
 };
+use crate::ring::SocketKind;
 
 /// Bytes that are handed to the kernel at once.
 const PIECE_LEN: usize = 64 << 10;
@@ -36,30 +38,33 @@ const LOOK_AGAIN: Duration = Duration::from_millis(5);
 const FIRST_CALLER: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 0);
 
 /// What is reported.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Args)]
 pub struct ReporterIngestLoad {
-    /// lars-reporter.
-    pub server: SocketAddr,
-    /// How many callers, each with a connection.
+    /// lars-reporter
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:7779")]
+    pub reporter: SocketAddr,
+    /// How many callers, each with a connection
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = at_least::<1>)]
     pub connections: usize,
-    /// How many modules each calls.
+    /// How many modules each calls
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     pub modules: u32,
-    /// How many hosts of each module; one message has them all.
+    /// How many hosts of each; one message has them all
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=1_000))]
     pub hosts: u16,
+    /// Report each row once, and wait until the reporter has stored all of them in this database: sqlite:PATH or
+    /// mysql://user:password@host:port/database [default: report as much as the reporter takes]
+    #[arg(long, value_name = "URL")]
+    pub store: Option<StoreUrl>,
 }
 
 impl ReporterIngestLoad {
-    /// Rows of the table that this writes.
-    pub fn rows(&self) -> u64 {
-        self.connections as u64 * u64::from(self.modules) * u64::from(self.hosts)
-    }
-
-    /// Reports until the plan ends. `progress` is kept at the number of rows.
+    /// Reports until the plan ends.
     ///
     /// # Errors
     /// If there is nobody to report to.
-    pub fn run(&self, plan: &Plan, progress: &AtomicU64) -> Result<Measurement, LoadError> {
-        self.send(plan, None, progress)
+    pub fn run(&self, plan: &Plan) -> Result<Measurement, LoadError> {
+        self.send(plan, None)
     }
 
     /// Reports each row once, and waits until `store` has all of them.
@@ -70,30 +75,36 @@ impl ReporterIngestLoad {
         &self,
         store: &mut dyn CallStatusStore,
         plan: &Plan,
-        progress: &AtomicU64,
     ) -> Result<Measurement, LoadError> {
         // Nothing is cut off by time, and everything counts.
-        let plan = Plan { warmup: Duration::ZERO, measured: Duration::from_secs(1 << 20), ..*plan };
+        let plan = Plan { warmup: Duration::ZERO, seconds: Duration::from_secs(1 << 20), ..plan.clone() };
         let marker = fastrand::u32(1..);
         let started = Instant::now();
-        let mut measurement = self.send(&plan, Some(marker), progress)?;
+        let mut measurement = self.send(&plan, Some(marker))?;
         let rows = self.await_rows(store, marker, plan.timeout)?;
         measurement.counts.lost = self.rows() - rows;
         measurement.stored = Some(Stored { rows, per_second: rows as f64 / started.elapsed().as_secs_f64() });
         Ok(measurement)
     }
 
+    /// Rows of the table that this writes.
+    fn rows(&self) -> u64 {
+        self.connections as u64 * u64::from(self.modules) * u64::from(self.hosts)
+    }
+
     /// With a marker, each row once.
-    fn send(&self, plan: &Plan, marker: Option<u32>, progress: &AtomicU64) -> Result<Measurement, LoadError> {
-        let poller = Poller::new()?;
-        let agents: Vec<Agent> =
-            (0..self.connections).map(|n| Agent::connect(self, n, marker)).collect::<Result<_, _>>()?;
-        for (token, agent) in agents.iter().enumerate() {
-            poller.add(&agent.stream, token, EpollFlags::EPOLLOUT | EpollFlags::EPOLLET)?;
+    fn send(&self, plan: &Plan, marker: Option<u32>) -> Result<Measurement, LoadError> {
+        let (mut fds, mut agents) = (Vec::new(), Vec::new());
+        for number in 0..self.connections {
+            let fd = connect(self.reporter, SocketKind::Stream)?;
+            agents.push(Agent::new(self, number, fd.try_clone()?.into(), marker));
+            fds.push(fd);
         }
-        let mut driver = Driver { run: Run::start(plan, progress), poller, agents };
+        // Nothing comes back.
+        let sockets = Sockets::over(fds, SocketKind::Stream, 1)?;
+        let mut driver = Driver { run: Run::start(plan), sockets, agents, server: self.reporter };
         driver.send()?;
-        driver.agents.iter().try_for_each(|agent| agent.hang_up(plan.timeout))?;
+        driver.hang_up(plan.timeout)?;
         Ok(driver.run.end(0))
     }
 
@@ -129,7 +140,6 @@ impl ReporterIngestLoad {
 /// One caller's agent.
 struct Agent {
     stream: TcpStream,
-    server: SocketAddr,
     report: ReportStatusRequest,
     modules: u32,
     /// The next pass says so of every host.
@@ -137,70 +147,40 @@ struct Agent {
     /// There is one pass only.
     once: bool,
     output: Vec<u8>,
-    written: usize,
-    /// Rows in `output`, and when they began.
+    /// Rows that the kernel has not taken, and when they began.
     rows: u64,
     since: u64,
-    /// Whether the kernel may take more.
-    has_room: bool,
     /// Whether there is nothing more to begin.
     is_done: bool,
 }
 
 impl Agent {
-    fn connect(load: &ReporterIngestLoad, number: usize, marker: Option<u32>) -> Result<Self, LoadError> {
-        let stream = TcpStream::connect(load.server).map_err(|error| LoadError::at(load.server, error))?;
-        stream.set_nonblocking(true)?;
+    fn new(load: &ReporterIngestLoad, number: usize, stream: TcpStream, marker: Option<u32>) -> Self {
         let result = |port| HostCallResult { ip: 1, port, succ: 0, err: 1, overload: false };
         let caller = FIRST_CALLER.to_bits() + number as u32;
         let results = (1..=i32::from(load.hosts)).map(result).collect();
-        let report = ReportStatusRequest { modid: 0, cmdid: 1, caller: caller as i32, results, ts: 0 };
-        let (modules, once, succ) = (load.modules, marker.is_some(), marker.unwrap_or(1));
-        let output = Vec::with_capacity(PIECE_LEN * 2);
-        Ok(Self {
+        Self {
             stream,
-            server: load.server,
-            report,
-            modules,
-            succ,
-            once,
-            output,
-            written: 0,
+            report: ReportStatusRequest { modid: 0, cmdid: 1, caller: caller as i32, results, ts: 0 },
+            modules: load.modules,
+            succ: marker.unwrap_or(1),
+            once: marker.is_some(),
+            output: Vec::with_capacity(PIECE_LEN * 2),
             rows: 0,
             since: 0,
-            has_room: true,
             is_done: false,
-        })
-    }
-
-    /// Sends what is begun, or begins more. Whether there is more to do at once.
-    fn send_piece(&mut self, run: &mut Run<'_>, now: u64) -> Result<bool, LoadError> {
-        if self.rows == 0 {
-            self.begin(run, now);
         }
-        self.has_room = self.write()?;
-        if self.has_room {
-            run.finish(self.since, now, std::mem::take(&mut self.rows));
-        }
-        Ok(self.has_room && !self.output.is_empty() && !self.is_done)
     }
 
     /// The next messages, as far as `run` lets them begin.
-    fn begin(&mut self, run: &mut Run<'_>, now: u64) {
-        self.written = 0;
+    fn begin(&mut self, run: &mut Run, now: u64) {
         self.output.clear();
+        self.since = now;
         let hosts = self.report.results.len() as u64;
-        while self.output.len() < PIECE_LEN
-            && !self.is_done
-            && let Some(since) = run.begin_many(now, hosts)
-        {
-            if self.rows == 0 {
-                self.since = since;
-            }
+        while self.output.len() < PIECE_LEN && !self.is_done && run.begin_many(now, hosts) {
             self.put_report();
             self.rows += hosts;
         }
-        run.counts.requests += self.rows;
     }
 
     fn put_report(&mut self) {
@@ -216,59 +196,74 @@ impl Agent {
             self.is_done = self.once;
         }
     }
-
-    /// Waits until the reporter has read everything, so that whoever reports next comes behind this.
-    fn hang_up(&self, timeout: Duration) -> Result<(), LoadError> {
-        self.stream.set_nonblocking(false)?;
-        self.stream.set_read_timeout(Some(timeout))?;
-        self.stream.shutdown(Shutdown::Write)?;
-        match (&self.stream).read(&mut [0]) {
-            Ok(0) => Ok(()),
-            Ok(_) => Err(LoadError::Server { server: self.server, problem: "answers reports" }),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// `false` if the kernel takes no more at the moment.
-    fn write(&mut self) -> Result<bool, LoadError> {
-        while self.written < self.output.len() {
-            match self.stream.write(&self.output[self.written..]) {
-                Ok(len) => self.written += len,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) => return Err(LoadError::Server { server: self.server, problem: "hung up" }),
-            }
-        }
-        Ok(true)
-    }
 }
 
 fn unix_seconds() -> u32 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as u32)
 }
 
-struct Driver<'a> {
-    run: Run<'a>,
-    poller: Poller,
+struct Driver {
+    run: Run,
+    sockets: Sockets,
     agents: Vec<Agent>,
+    server: SocketAddr,
 }
 
-impl Driver<'_> {
+impl Driver {
     fn send(&mut self) -> Result<(), LoadError> {
         let mut now = self.run.now();
         while !self.run.is_over(now, || 0)
             && !self.agents.iter().all(|agent| agent.is_done && agent.rows == 0)
         {
-            let mut more = false;
-            for agent in self.agents.iter_mut().filter(|agent| agent.has_room) {
-                more |= agent.send_piece(&mut self.run, now)?;
+            for (number, agent) in self.agents.iter_mut().enumerate().filter(|(_, agent)| agent.rows == 0) {
+                agent.begin(&mut self.run, now);
+                self.sockets.push(number, &agent.output)?;
+                self.sockets.flush(number)?;
             }
-            let patience = if more { Duration::ZERO } else { self.run.patience(now, 1).max };
-            let ready = self.poller.wait(patience)?;
-            (0..ready).for_each(|index| self.agents[self.poller.token(index)].has_room = true);
+            self.sockets.wait(self.run.wait(1))?;
             now = self.run.now();
+            if self.take(now)? > 0 {
+                return Err(LoadError::Server { server: self.server, problem: "hung up" });
+            }
         }
         self.run.end_now();
+        Ok(())
+    }
+
+    /// Takes what has happened; how many have hung up.
+    fn take(&mut self, now: u64) -> Result<usize, LoadError> {
+        let mut hung_up = 0;
+        while let Some((number, input)) = self.sockets.next() {
+            match input.map_err(|error| broken(self.server, error))? {
+                Input::Sent => {
+                    let agent = &mut self.agents[number];
+                    self.run.finish(agent.since, now, mem::take(&mut agent.rows));
+                }
+                Input::HungUp => hung_up += 1,
+                Input::Bytes(_) => {
+                    return Err(LoadError::Server { server: self.server, problem: "answers reports" });
+                }
+            }
+        }
+        Ok(hung_up)
+    }
+
+    /// Waits until the reporter has read everything, so that whoever reports next comes behind this.
+    fn hang_up(&mut self, timeout: Duration) -> Result<(), LoadError> {
+        let (mut open, started) = (self.agents.len(), Instant::now());
+        let mut sending: Vec<usize> = (0..open).collect();
+        while open > 0 {
+            let (busy, idle) = sending.iter().partition(|number| self.agents[**number].rows > 0);
+            sending = busy;
+            let idle: Vec<usize> = idle;
+            idle.iter().try_for_each(|number| self.agents[*number].stream.shutdown(Shutdown::Write))?;
+            self.sockets.wait(self.run.wait(1))?;
+            let now = self.run.now();
+            open -= self.take(now)?;
+            if started.elapsed() > timeout {
+                return Err(LoadError::Server { server: self.server, problem: "does not read everything" });
+            }
+        }
         Ok(())
     }
 }

@@ -2,52 +2,71 @@
 //! counts. [`Measurement`] is what comes out.
 
 use std::{
-    mem,
     ops::Range,
-    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
+use clap::Args;
 use hdrhistogram::Histogram;
 
 use super::{
     cpu,
     measurement::{Counts, Latency, Measurement},
-    pace::{Pace, Schedule},
-    transport::{IoKind, Patience},
+    values::{micros, seconds, seconds_or_none},
 };
+use crate::ring::Wait;
 
 /// Latencies are kept to three digits up to here; longer ones count as so long.
 const LATENCY_MAX: Duration = Duration::from_secs(60);
 
-/// So often, in nanoseconds, the clock is looked at if nothing else happens, and what is lost is given up.
-const WAIT_MAX: u64 = 50_000_000;
+/// So often the clock is looked at if nothing else happens, and what is lost is given up.
+const WAIT_MAX: Duration = Duration::from_millis(50);
 
 /// More replies than this are not waited for at once.
 const REPLIES_MAX: u64 = 64;
 
-/// How long a run is, and how it goes about.
-#[derive(Clone, Copy, Debug)]
-pub struct Plan {
-    /// Before anything is measured.
-    pub warmup: Duration,
-    /// What is measured.
-    pub measured: Duration,
-    /// Closed or open loop.
-    pub pace: Pace,
-    /// A request without a reply for so long is lost.
-    pub timeout: Duration,
-    /// The process that answers, to see how much processor time it takes.
+/// Where a load runs, and what it writes.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Run")]
+pub struct BenchArgs {
+    /// Stay on this processor
+    #[arg(long, value_name = "CPU")]
+    pub pin: Option<usize>,
+    /// The server's process: say how much processor time it takes
+    #[arg(long, value_name = "PID")]
     pub server_pid: Option<u32>,
-    /// How bytes come and go.
-    pub io: IoKind,
-    /// How long to wait for half of what is in flight before a single reply is worth a turn. That saves the load
-    /// generator time, and adds up to as much to what it sees of the latency.
+    /// Write one line of JSON
+    #[arg(long)]
+    pub json: bool,
+    /// What to call the measurement there
+    #[arg(long, default_value = "")]
+    pub label: String,
+}
+
+/// How a run goes. It is a closed loop: an operation begins as soon as there is room for it.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Run")]
+pub struct Plan {
+    /// How long to measure
+    #[arg(long, default_value = "5", value_parser = seconds)]
+    pub seconds: Duration,
+    /// How long to run before that
+    #[arg(long, value_name = "SECONDS", default_value = "0.3", value_parser = seconds_or_none)]
+    pub warmup: Duration,
+    /// When a request counts as lost
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
+    pub timeout: Duration,
+    /// Wait so long for half of what is in flight before going on with a single reply. Saves the load's time, and adds
+    /// to the latency that it sees
+    #[arg(long, value_name = "MICROSECONDS", default_value = "0", value_parser = micros)]
     pub gather: Duration,
+    /// Where it runs, and what it writes.
+    #[command(flatten)]
+    pub bench: BenchArgs,
 }
 
 /// A running measurement. Times are nanoseconds since it started.
-pub(super) struct Run<'a> {
+pub(super) struct Run {
     started: Instant,
     window: Range<u64>,
     timeout: u64,
@@ -58,37 +77,27 @@ pub(super) struct Run<'a> {
     latencies: Histogram<u64>,
     /// Operations that ended within the window.
     completed: u64,
-    /// Operations due before the end of the window that never began.
-    overdue: u64,
     next_expiry: u64,
-    /// Every socket is to be looked at for room.
-    begin_all: bool,
-    progress: &'a AtomicU64,
-    schedule: Schedule,
     /// Of the whole run.
     pub(super) counts: Counts,
 }
 
-impl<'a> Run<'a> {
-    /// Starts the clock. `progress` is kept at the number of operations that have ended.
-    pub(super) fn start(plan: &Plan, progress: &'a AtomicU64) -> Self {
-        let (warmup, measured) = (nanos(plan.warmup), nanos(plan.measured));
+impl Run {
+    /// Starts the clock.
+    pub(super) fn start(plan: &Plan) -> Self {
+        let (warmup, measured) = (nanos(plan.warmup), nanos(plan.seconds));
         let latencies = Histogram::new_with_bounds(1, nanos(LATENCY_MAX), 3);
         Self {
             started: Instant::now(),
             window: warmup..warmup + measured,
             timeout: nanos(plan.timeout),
-            server_pid: plan.server_pid,
+            server_pid: plan.bench.server_pid,
             gather: plan.gather,
             cpu_at_start: None,
             cpu_at_end: None,
             latencies: latencies.expect("the bounds are valid"),
             completed: 0,
-            overdue: 0,
-            next_expiry: WAIT_MAX,
-            begin_all: true,
-            progress,
-            schedule: Schedule::new(plan.pace),
+            next_expiry: 0,
             counts: Counts::default(),
         }
     }
@@ -101,25 +110,23 @@ impl<'a> Run<'a> {
         }
         if self.cpu_at_end.is_none() && now >= self.window.end {
             self.cpu_at_end = Some(CpuTimes::read(self.server_pid));
-            self.overdue = self.schedule.overdue(self.window.end);
         }
-        self.progress.store(self.counts.replies, Ordering::Relaxed);
         now
     }
 
-    /// From when the latency of an operation counts that begins now, if one is to begin now.
-    pub(super) fn begin(&mut self, now: u64) -> Option<u64> {
-        if now >= self.window.end { None } else { self.schedule.begin(now) }
+    /// Whether an operation may begin now; if so, it counts as begun.
+    pub(super) fn begin(&mut self, now: u64) -> bool {
+        self.begin_many(now, 1)
     }
 
-    /// The same for `count` operations, which begin together when the first is due.
-    pub(super) fn begin_many(&mut self, now: u64, count: u64) -> Option<u64> {
-        let since = self.begin(now)?;
-        self.schedule.skip(count - 1);
-        Some(since)
+    /// The same for `count` operations.
+    pub(super) fn begin_many(&mut self, now: u64, count: u64) -> bool {
+        let begins = now < self.window.end;
+        self.counts.requests += if begins { count } else { 0 };
+        begins
     }
 
-    /// `count` operations whose latency counts from `since` have ended at `now`.
+    /// `count` operations that began at `since` have ended at `now`.
     pub(super) fn finish(&mut self, since: u64, now: u64, count: u64) {
         self.counts.replies += count;
         if self.window.contains(&now) {
@@ -136,18 +143,11 @@ impl<'a> Run<'a> {
         now >= self.window.end && (now >= self.window.end + self.timeout || in_flight() == 0)
     }
 
-    /// Whether operations are to begin now that do not follow from a reply: the first of a closed loop, those
-    /// that take the place of lost ones, and all of an open loop.
-    pub(super) fn begins_by_itself(&mut self, now: u64) -> bool {
-        self.schedule.next_due().is_some_and(|due| due <= now) || mem::take(&mut self.begin_all)
-    }
-
-    /// Whether it is time to give up what is lost.
+    /// Whether it is time to give up what is lost, and to begin what takes its place; so it is at first.
     pub(super) fn expires(&mut self, now: u64) -> bool {
         let expires = now >= self.next_expiry;
         if expires {
-            self.next_expiry = now + WAIT_MAX;
-            self.begin_all = true;
+            self.next_expiry = now + nanos(WAIT_MAX);
         }
         expires
     }
@@ -158,11 +158,9 @@ impl<'a> Run<'a> {
     }
 
     /// How long to wait if so many replies, or pieces of a stream that hold some, can come at once.
-    pub(super) fn patience(&self, now: u64, replies_max: u64) -> Patience {
-        let due = self.schedule.next_due().filter(|_| now < self.window.end);
-        let max = Duration::from_nanos(due.map_or(WAIT_MAX, |due| due.saturating_sub(now).min(WAIT_MAX)));
+    pub(super) fn wait(&self, replies_max: u64) -> Wait {
         let replies = if self.gather.is_zero() { 1 } else { (replies_max / 2).clamp(1, REPLIES_MAX) };
-        Patience { replies: replies as usize, gather: self.gather.min(max), max }
+        Wait { events: replies as usize, gather: self.gather, max: WAIT_MAX }
     }
 
     /// Nothing more will happen: the window ends now, unless it has ended already.
@@ -183,7 +181,6 @@ impl<'a> Run<'a> {
             per_second: self.completed as f64 / seconds,
             latency: Latency::of(&self.latencies),
             counts: self.counts,
-            overdue: self.overdue,
             cpu_share: end.load.saturating_sub(start.load).as_secs_f64() / seconds,
             server_us: server_time.map(|time| time.as_secs_f64() * 1e6 / self.completed.max(1) as f64),
             ..Measurement::default()
@@ -212,20 +209,18 @@ fn nanos(duration: Duration) -> u64 {
 mod tests {
     use super::*;
 
-    const PLAN: Plan = Plan {
-        warmup: Duration::from_nanos(100),
-        measured: Duration::from_nanos(1_000),
-        pace: Pace::Closed,
-        timeout: Duration::from_nanos(500),
-        server_pid: None,
-        io: IoKind::Epoll,
-        gather: Duration::ZERO,
-    };
+    impl Run {
+        /// 100 ns of warm-up, then 1,000; 500 until something is lost.
+        pub(in crate::load) fn for_test() -> Self {
+            let bench = BenchArgs::default();
+            let [warmup, seconds, timeout] = [100, 1_000, 500].map(Duration::from_nanos);
+            Self::start(&Plan { warmup, seconds, timeout, gather: Duration::ZERO, bench })
+        }
+    }
 
     #[test]
     fn what_began_in_the_window_has_a_latency_and_what_ended_in_it_counts() {
-        let progress = AtomicU64::new(0);
-        let mut run = Run::start(&PLAN, &progress);
+        let mut run = Run::for_test();
         for (since, now, count) in [(50, 90, 1), (50, 150, 2), (200, 300, 4), (1_000, 1_200, 8)] {
             run.finish(since, now, count);
         }
@@ -239,12 +234,12 @@ mod tests {
 
     #[test]
     fn a_run_ends_when_everything_is_answered_or_lost() {
-        let progress = AtomicU64::new(0);
-        let mut run = Run::start(&PLAN, &progress);
+        let mut run = Run::for_test();
         assert!(!run.is_over(1_099, || 0));
         assert!(run.is_over(1_100, || 0));
         assert!(!run.is_over(1_599, || 1));
         assert!(run.is_over(1_600, || 1));
-        assert_eq!((run.begin(1_099), run.begin(1_100)), (Some(1_099), None));
+        assert_eq!([run.begin(1_099), run.begin(1_100)], [true, false]);
+        assert_eq!(run.counts.requests, 1);
     }
 }

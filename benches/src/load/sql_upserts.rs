@@ -2,7 +2,6 @@
 
 use std::{
     net::Ipv4Addr,
-    sync::atomic::AtomicU64,
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -21,24 +20,15 @@ const KEYS: u32 = 10_000;
 /// Callers that nothing else uses.
 const FIRST_CALLER: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 0);
 
-/// Measures. `progress` is kept at the number of rows.
+/// Measures.
 ///
 /// # Errors
 /// If the store refuses a row.
-pub fn run(
-    store: &mut dyn CallStatusStore,
-    plan: &Plan,
-    progress: &AtomicU64,
-) -> Result<Measurement, LoadError> {
-    let mut run = Run::start(plan, progress);
+pub fn run(store: &mut dyn CallStatusStore, plan: &Plan) -> Result<Measurement, LoadError> {
+    let mut run = Run::start(plan);
     let mut now = run.now();
-    while !run.is_over(now, || 0) {
-        let Some(since) = run.begin(now) else {
-            std::thread::sleep(run.patience(now, 1).max);
-            now = run.now();
-            continue;
-        };
-        run.counts.requests += 1;
+    while run.begin(now) {
+        let since = now;
         store.upsert(&[row(run.counts.requests)])?;
         now = run.now();
         run.finish(since, now, 1);

@@ -1,14 +1,16 @@
 //! Frames to a server that sends each one back.
 
-use std::{net::SocketAddr, sync::atomic::AtomicU64};
+use std::net::SocketAddr;
 
+use clap::Args;
 use lars_proto::frame::HEADER_LEN;
 
 use super::{
     LoadError,
+    conversation::{self, Connection, Dialogue, Reply},
     measurement::Measurement,
     run::Plan,
-    tcp::{self, Dialogue, Reply},
+    values::{at_least, body_len},
 };
 use crate::frames::ECHO_ID;
 
@@ -16,26 +18,30 @@ use crate::frames::ECHO_ID;
 pub const BODY_LEN_MIN: usize = 4;
 
 /// How frames are sent.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Args)]
 pub struct TcpEchoLoad {
-    /// The server.
-    pub server: SocketAddr,
-    /// How many connections.
+    /// The server
+    #[arg(long, value_name = "IP:PORT")]
+    pub connect: SocketAddr,
+    /// How many connections
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = at_least::<1>)]
     pub connections: usize,
-    /// Frames of each connection that are under way at the same time, at most.
+    /// Frames under way at the same time, on each
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least::<1>)]
     pub in_flight: usize,
-    /// Bytes of each frame behind its header, [`BODY_LEN_MIN`] at least.
+    /// Bytes of each frame behind its header
+    #[arg(long = "body", value_name = "BYTES", default_value_t = 16, value_parser = body_len)]
     pub body_len: usize,
 }
 
 impl TcpEchoLoad {
-    /// Measures. `progress` is kept at the number of frames that came back.
+    /// Measures.
     ///
     /// # Errors
     /// If there is nobody to connect to, or frames do not come back as they were sent.
-    pub fn run(&self, plan: &Plan, progress: &AtomicU64) -> Result<Measurement, LoadError> {
-        let echoes = (0..self.connections).map(|_| Echo::new(self.body_len)).collect();
-        tcp::run(self.server, echoes, self.in_flight, plan, progress)
+    pub fn run(&self, plan: &Plan) -> Result<Measurement, LoadError> {
+        let echo = |_| (self.connect, Connection::new(Echo::new(self.body_len), self.in_flight));
+        conversation::run((0..self.connections).map(echo).collect(), plan)
     }
 }
 
@@ -56,11 +62,10 @@ impl Echo {
 }
 
 impl Dialogue for Echo {
-    fn request(&mut self, out: &mut Vec<u8>) {
-        let number = out.len() + HEADER_LEN;
-        out.extend_from_slice(&self.template);
-        out[number..number + BODY_LEN_MIN].copy_from_slice(&self.next_sent.to_le_bytes());
+    fn request(&mut self) -> &[u8] {
+        self.template[HEADER_LEN..HEADER_LEN + BODY_LEN_MIN].copy_from_slice(&self.next_sent.to_le_bytes());
         self.next_sent = self.next_sent.wrapping_add(1);
+        &self.template
     }
 
     fn reply(&mut self, frame: &[u8]) -> Result<Reply, &'static str> {

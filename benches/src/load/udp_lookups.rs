@@ -2,8 +2,9 @@
 //!
 //! An echo server does as well: its reply reads as a `GetHostResponse` without a host, and counts as one.
 
-use std::{net::SocketAddr, ops::Range, sync::atomic::AtomicU64};
+use std::ops::Range;
 
+use clap::Args;
 use lars_proto::{
     ModuleId,
     frame::{self, HEADER_LEN},
@@ -13,36 +14,35 @@ use prost::Message;
 
 use super::{
     LoadError,
-    agent::AgentPorts,
+    conversation::{self, Conversation, Ended},
     in_flight::Slots,
     measurement::Measurement,
     run::Plan,
-    udp::{self, Answer, Exchange},
+    values::AgentTarget,
 };
+use crate::ring::SocketKind;
+
+/// Longer replies are cut off; they have some 50 bytes.
+const REPLY_LEN_MAX: usize = 2_048;
 
 /// How lookups are made.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Args)]
 pub struct GetHostLoad {
-    /// The agent.
-    pub agent: AgentPorts,
-    /// Which modules are asked for; the sockets take turns.
-    pub modules: Vec<ModuleId>,
-    /// How many sockets ask, each for one module.
-    pub sockets: usize,
-    /// Lookups of each socket that are under way at the same time, at most.
-    pub in_flight: usize,
-    /// Whether each host that was returned is reported as having worked.
+    #[command(flatten)]
+    pub target: AgentTarget,
+    /// Report each host that was returned as having worked
+    #[arg(long)]
     pub report: bool,
 }
 
 impl GetHostLoad {
-    /// Measures. `progress` is kept at the number of replies.
+    /// Measures.
     ///
     /// # Errors
     /// If there is nobody to ask, or the sockets fail.
-    pub fn run(&self, plan: &Plan, progress: &AtomicU64) -> Result<Measurement, LoadError> {
-        let modules = self.modules.iter().cycle().take(self.sockets);
-        udp::run(modules.map(|module| Lookups::new(self, *module)).collect(), plan, progress)
+    pub fn run(&self, plan: &Plan) -> Result<Measurement, LoadError> {
+        let lookups = |module| Lookups::new(module, self.target.in_flight, self.report);
+        conversation::run(self.target.sockets(lookups), plan)
     }
 }
 
@@ -55,7 +55,6 @@ const REPORT_PORT: Range<usize> = 0..10;
 
 /// Lookups of one module.
 struct Lookups {
-    server: SocketAddr,
     in_flight: Slots,
     /// A request, whose sequence number is written over.
     request: Vec<u8>,
@@ -66,8 +65,7 @@ struct Lookups {
 }
 
 impl Lookups {
-    fn new(load: &GetHostLoad, module: ModuleId) -> Self {
-        let ModuleId { modid, cmdid } = module;
+    fn new(ModuleId { modid, cmdid }: ModuleId, in_flight: usize, reports: bool) -> Self {
         let mut request = Vec::new();
         put(MessageId::GetHostRequest, &GetHostRequest { seq: u32::MAX, modid, cmdid }, &mut request);
         let mut report = Vec::new();
@@ -75,13 +73,7 @@ impl Lookups {
         let host = Some(HostInfo { ip: -1, port: -1 });
         let succeeded = RetCode::Succ as i32;
         put(MessageId::ReportRequest, &ReportRequest { modid, cmdid, host, retcode: succeeded }, &mut report);
-        Self {
-            server: load.agent.of(module),
-            in_flight: Slots::new(load.in_flight),
-            request,
-            reports: load.report,
-            report,
-        }
+        Self { in_flight: Slots::new(in_flight), request, reports, report }
     }
 
     fn put_report(&mut self, host: HostInfo) {
@@ -93,10 +85,9 @@ impl Lookups {
     }
 }
 
-impl Exchange for Lookups {
-    fn server(&self) -> SocketAddr {
-        self.server
-    }
+impl Conversation for Lookups {
+    const KIND: SocketKind = SocketKind::Datagram;
+    const PIECE_LEN: usize = REPLY_LEN_MAX;
 
     fn datagram_len(&self) -> Option<usize> {
         Some(if self.reports { self.report.len() } else { self.request.len() })
@@ -110,22 +101,25 @@ impl Exchange for Lookups {
         self.in_flight.has_room()
     }
 
-    fn begin(&mut self, since: u64, now: u64) -> &[u8] {
-        let seq = self.in_flight.begin(since, now).expect("there is room");
+    fn begin(&mut self, now: u64) -> &[u8] {
+        let seq = self.in_flight.begin(now).expect("there is room");
         write_varint(&mut self.request[SEQ], u64::from(seq));
         &self.request
     }
 
-    fn finish(&mut self, datagram: &[u8]) -> Option<Answer<'_>> {
-        let reply = decode(datagram)?;
-        let since = self.in_flight.finish(reply.seq)?;
-        let host = reply.host.filter(|_| self.reports);
-        let is_refusal = reply.retcode != RetCode::Succ as i32;
-        let follow_up = host.map(|host| {
+    fn receive(&mut self, datagram: &[u8], ended: &mut Ended<'_>) -> Result<Option<&[u8]>, &'static str> {
+        let reply = decode(datagram);
+        let Some((reply, since)) = reply.and_then(|reply| Some((reply, self.in_flight.finish(reply.seq)?)))
+        else {
+            ended.unasked(1);
+            return Ok(None);
+        };
+        ended.answered(since, 1);
+        ended.refused(u64::from(reply.retcode != RetCode::Succ as i32));
+        Ok(reply.host.filter(|_| self.reports).map(|host| {
             self.put_report(host);
             &self.report[..]
-        });
-        Some(Answer { since, is_refusal, follow_up })
+        }))
     }
 
     fn expire(&mut self, sent_before: u64) -> u64 {
@@ -154,49 +148,46 @@ fn decode(datagram: &[u8]) -> Option<GetHostResponse> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::run::Run, *};
 
-    fn lookups(in_flight: usize, report: bool) -> Lookups {
-        let agent = AgentPorts { ip: [127, 0, 0, 1].into(), base_port: 8888, shards: 3 };
-        let load = GetHostLoad { agent, modules: Vec::new(), sockets: 1, in_flight, report };
-        Lookups::new(&load, ModuleId::new(1, 2))
-    }
+    const MODULE: ModuleId = ModuleId::new(1, 2);
 
     #[test]
     fn an_echo_reads_as_a_reply_with_the_same_number() {
-        let mut lookups = lookups(2, false);
-        let requests = [lookups.begin(5, 6).to_vec(), lookups.begin(7, 8).to_vec()];
+        let mut lookups = Lookups::new(MODULE, 2, false);
+        let requests = [lookups.begin(5).to_vec(), lookups.begin(7).to_vec()];
         assert_ne!(requests[0], requests[1]);
-        assert!(requests.iter().all(|request| Some(request.len()) == lookups.datagram_len()));
-        for (request, since) in requests.iter().zip([5, 7]) {
+        let mut run = Run::for_test();
+        for (n, request) in (1..).zip(&requests) {
+            assert_eq!(Some(request.len()), lookups.datagram_len());
             let decoded = GetHostRequest::decode(&request[HEADER_LEN..]).expect("a request");
             assert_eq!((decoded.modid, decoded.cmdid), (1, 2));
-            let answer = lookups.finish(request).expect("an answer");
-            assert_eq!((answer.since, answer.is_refusal, answer.follow_up), (since, false, None));
-            assert!(lookups.finish(request).is_none(), "twice");
+            // Twice, and something else.
+            for datagram in [&request[..], &request[..], b"nonsense"] {
+                assert_eq!(lookups.receive(datagram, &mut Ended::now(&mut run, 9)), Ok(None));
+            }
+            assert_eq!((run.counts.replies, run.counts.stale, run.counts.refusals), (n, 2 * n, 0));
         }
-        assert!(lookups.finish(b"nonsense").is_none());
     }
 
     #[test]
     fn a_host_is_reported() {
         for (ip, port) in [(7, 8), (i32::MAX, 65_535), (i32::MIN, 1), (-1, 0)] {
-            check_report(ip, port);
+            check_report(HostInfo { ip, port });
         }
     }
 
-    fn check_report(ip: i32, port: i32) {
-        let mut lookups = lookups(1, true);
-        let request = lookups.begin(0, 0).to_vec();
+    fn check_report(host: HostInfo) {
+        let mut lookups = Lookups::new(MODULE, 1, true);
+        let request = lookups.begin(0).to_vec();
         let GetHostRequest { seq, modid, cmdid } =
             GetHostRequest::decode(&request[HEADER_LEN..]).expect("a request");
         let longest = lookups.datagram_len();
         assert!(Some(request.len()) < longest, "it can go behind a report");
-        let host = Some(HostInfo { ip, port });
-        let mut reply = Vec::new();
+        let (host, mut reply, mut run) = (Some(host), Vec::new(), Run::for_test());
         put(MessageId::GetHostResponse, &GetHostResponse { seq, modid, cmdid, retcode: 0, host }, &mut reply);
-        let answer = lookups.finish(&reply).expect("an answer");
-        let report = answer.follow_up.expect("a report");
+        let report =
+            lookups.receive(&reply, &mut Ended::now(&mut run, 1)).expect("an answer").expect("a report");
         assert_eq!(Some(report.len()), longest);
         let report = ReportRequest::decode(&report[HEADER_LEN..]);
         assert_eq!(report, Ok(ReportRequest { modid, cmdid, host, retcode: 0 }));

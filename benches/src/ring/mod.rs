@@ -105,8 +105,6 @@ struct Socket {
     pending: usize,
     /// Whether its multishot operation is among them, or will be with the next turn.
     receiving: bool,
-    /// Whether that is to begin again when it ends for want of buffers and the like.
-    wanted: bool,
     /// To be forgotten once nothing is pending.
     closing: bool,
 }
@@ -133,8 +131,7 @@ pub struct Ring {
 /// What an operation was, in its completion.
 const RECEIVE: u64 = 0;
 const SEND: u64 = 1;
-const CANCEL: u64 = 2;
-const OPERATION_BITS: u32 = 2;
+const OPERATION_BITS: u32 = 1;
 
 fn user_data(operation: u64, key: usize) -> u64 {
     (key as u64) << OPERATION_BITS | operation
@@ -178,7 +175,7 @@ impl Ring {
         let slot = self.sockets.vacant_entry();
         let key = slot.key();
         self.uring.submitter().register_files_update(key as u32, &[fd.as_raw_fd()])?;
-        slot.insert(Socket { fd, kind, pending: 0, receiving: false, wanted: true, closing: false });
+        slot.insert(Socket { fd, kind, pending: 0, receiving: false, closing: false });
         self.receive(key)?;
         Ok(key)
     }
@@ -198,32 +195,15 @@ impl Ring {
         self.submit(socket, &send.user_data(user_data(SEND, key)))
     }
 
-    /// Stops receiving, after what is under way already.
-    ///
-    /// # Errors
-    /// If the kernel does not take submissions.
-    pub fn pause(&mut self, socket: SocketKey) -> io::Result<()> {
-        self.sockets[socket].wanted = false;
-        if !self.sockets[socket].receiving {
-            return Ok(());
-        }
-        let cancel = opcode::AsyncCancel::new(user_data(RECEIVE, socket)).build();
-        self.submit(socket, &cancel.user_data(user_data(CANCEL, socket)))
-    }
-
-    /// Receives again.
-    ///
-    /// # Errors
-    /// If the kernel does not take submissions.
-    pub fn resume(&mut self, socket: SocketKey) -> io::Result<()> {
-        self.sockets[socket].wanted = true;
-        if self.sockets[socket].receiving { Ok(()) } else { self.receive(socket) }
+    /// A socket, to set its options.
+    pub fn fd(&self, socket: SocketKey) -> &OwnedFd {
+        &self.sockets[socket].fd
     }
 
     /// Ends a connection. Nothing more is heard of it.
     pub fn close(&mut self, socket: SocketKey) {
         let Some(state) = self.sockets.get_mut(socket) else { return };
-        (state.closing, state.wanted) = (true, false);
+        state.closing = true;
         // This ends what is pending. A peer that has gone already makes it fail, and nothing is pending then.
         let _ = shutdown(state.fd.as_raw_fd(), Shutdown::Both);
         self.forget_if_over(socket);
@@ -236,7 +216,7 @@ impl Ring {
     pub fn turn(&mut self, wait: Wait) -> io::Result<()> {
         self.give_back();
         for socket in std::mem::take(&mut self.interrupted) {
-            if self.sockets.get(socket).is_some_and(|state| state.wanted && !state.receiving) {
+            if self.sockets.get(socket).is_some_and(|state| !state.closing && !state.receiving) {
                 self.receive(socket)?;
             }
         }
@@ -322,14 +302,7 @@ impl Ring {
     fn completed(&mut self, completion: &cqueue::Entry) -> Option<Event> {
         let key = (completion.user_data() >> OPERATION_BITS) as usize;
         let operation = completion.user_data() & ((1 << OPERATION_BITS) - 1);
-        match operation {
-            SEND => self.sent(key, completion.result()),
-            RECEIVE => self.delivered(key, completion),
-            _ => {
-                self.ended(key);
-                None
-            }
-        }
+        if operation == SEND { self.sent(key, completion.result()) } else { self.delivered(key, completion) }
     }
 
     fn sent(&mut self, key: usize, result: i32) -> Option<Event> {
@@ -515,25 +488,6 @@ mod tests {
             assert_eq!(received, b"bye");
         }
         assert!(ring.sending.is_empty());
-    }
-
-    #[test]
-    fn a_pause_holds_bytes_back_until_it_ends() {
-        let (ours, mut theirs) = streams();
-        let mut ring = ring(4, 100);
-        let key = ring.add(ours.into(), SocketKind::Stream).expect("room");
-        ring.turn(Wait { max: Duration::ZERO, ..WAIT }).expect("a turn");
-        ring.pause(key).expect("queued");
-        while ring.sockets[key].receiving {
-            ring.turn(WAIT).expect("a turn");
-            assert!(ring.next().is_none());
-        }
-        io::Write::write_all(&mut theirs, b"later").expect("written");
-        ring.turn(WAIT).expect("a turn");
-        assert!(ring.next().is_none(), "paused");
-        ring.resume(key).expect("queued");
-        let seen = collect(&mut ring, |seen| seen.get(&key).is_some_and(|(bytes, _)| bytes.len() == 5));
-        assert_eq!(seen[&key].0, b"later");
     }
 
     #[test]

@@ -4,29 +4,7 @@ use std::fmt::{self, Write};
 
 use serde::{Deserialize, Serialize};
 
-/// The median of several repetitions, and how far they were apart.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Spread {
-    pub lowest: f64,
-    pub median: f64,
-    pub highest: f64,
-}
-
-impl Spread {
-    /// Of at least one value.
-    #[must_use]
-    pub fn of(mut values: Vec<f64>) -> Self {
-        values.sort_unstable_by(f64::total_cmp);
-        let median = (values[values.len() / 2] + values[(values.len() - 1) / 2]) / 2.0;
-        Self { lowest: values[0], median, highest: values[values.len() - 1] }
-    }
-
-    /// Each of the three divided by `count`.
-    #[must_use]
-    pub fn per(self, count: f64) -> Self {
-        Self { lowest: self.lowest / count, median: self.median / count, highest: self.highest / count }
-    }
-}
+pub use crate::spread::Spread;
 
 /// What a number counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -190,14 +168,6 @@ impl fmt::Display for Figure {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_middle_of_values() {
-        let spread = Spread::of(vec![5.0, 1.0, 3.0]);
-        assert_eq!(spread, Spread { lowest: 1.0, median: 3.0, highest: 5.0 });
-        assert_eq!(Spread::of(vec![1.0, 2.0, 4.0, 9.0]).median, 3.0);
-        assert_eq!(Spread::of(vec![7.0]).per(7.0).median, 1.0);
-    }
 
     #[test]
     fn numbers_are_shown_in_their_unit() {

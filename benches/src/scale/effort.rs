@@ -49,7 +49,7 @@ impl Effort {
     pub fn time(&self, mut op: impl FnMut()) -> Spread {
         let batch = self.calibrated(&mut op);
         let repetitions = (0..self.repetitions).map(|_| nanos(elapsed(batch, &mut op)) / batch as f64);
-        Spread::of(repetitions.collect())
+        Spread::of(repetitions).unwrap_or_default()
     }
 
     /// Nanoseconds that `op` takes on what `prepare` makes, which is not counted; each repetition is one call.
@@ -61,7 +61,7 @@ impl Effort {
             nanos(start.elapsed())
         };
         once();
-        Spread::of((0..self.repetitions).map(|_| once()).collect())
+        Spread::of((0..self.repetitions).map(|_| once())).unwrap_or_default()
     }
 
     /// How many operations fill a repetition.

@@ -51,8 +51,8 @@ pub fn count(used: impl Fn() -> usize) -> Heap {
     for hosts in HOSTS {
         effort.say(format!("modules of {hosts} hosts"));
         let modules = (HOSTS_TOTAL / hosts).min(MODULES_MAX);
-        agent.add(hosts, exactly(weight(&used, || cores::table(modules, hosts)) / modules as f64));
-        dns.add(hosts, exactly(weight(&used, || cores::snapshot(modules, hosts)) / modules as f64));
+        agent.add(hosts, Spread::exactly(weight(&used, || cores::table(modules, hosts)) / modules as f64));
+        dns.add(hosts, Spread::exactly(weight(&used, || cores::snapshot(modules, hosts)) / modules as f64));
     }
     let how = |what: &str| format!("bytes allocated, {what}");
     let mut figures = vec![
@@ -114,10 +114,6 @@ fn weight<T>(used: impl Fn() -> usize, make: impl FnOnce() -> T) -> f64 {
     let weight = used().saturating_sub(before);
     drop(made);
     weight as f64
-}
-
-fn exactly(value: f64) -> Spread {
-    Spread::of(vec![value])
 }
 
 fn at(series: &Series, hosts: usize) -> f64 {

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use clap::Args;
+
 use super::{curve::Unit, report::Report};
 
 /// Bytes of a frame's header, and of the TCP and IPv4 headers around it.
@@ -16,53 +18,51 @@ const ROW: f64 = 22.0;
 const POLL_STATEMENTS: f64 = 3.0;
 
 /// A fleet.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Args)]
 pub struct Fleet {
-    /// Machines that call services.
+    /// Machines that call services
+    #[arg(long, default_value_t = 100_000.0, value_parser = above_0)]
     pub agents: f64,
-    /// Modules that each of them knows.
+    /// Modules that each of them knows
+    #[arg(long, default_value_t = 50.0, value_parser = above_0)]
     pub modules_per_agent: f64,
-    /// All modules.
+    /// All modules
+    #[arg(long, default_value_t = 100_000.0, value_parser = above_0)]
     pub modules: f64,
+    #[arg(long, default_value_t = 10.0, value_parser = above_0)]
     pub hosts_per_module: f64,
-    /// Lookups per second on each machine.
+    /// Lookups per second on each machine
+    #[arg(long, default_value_t = 1_000.0, value_parser = above_0)]
     pub lookups: f64,
-    /// Changes of a module per second.
+    /// Changes of a module per second
+    #[arg(long, default_value_t = 1.0, value_parser = above_0)]
     pub changes: f64,
-    /// Hosts whose counts change within a report interval, on each machine.
+    /// Hosts whose counts change within a report interval, on each machine
+    #[arg(long, default_value_t = 100.0, value_parser = above_0)]
     pub hosts_called: f64,
-    /// Seconds between two reports on a module.
+    /// Agent: seconds between two reports on a module
+    #[arg(long, default_value_t = 60.0, value_parser = above_0)]
     pub report_interval: f64,
-    /// Seconds that a route counts as current.
+    /// Agent: seconds that a route counts as current
+    #[arg(long, default_value_t = 60.0, value_parser = above_0)]
     pub update_timeout: f64,
-    /// Seconds between two comparisons with everything.
+    /// lars-dns: seconds between two comparisons with everything
+    #[arg(long, default_value_t = 60.0, value_parser = above_0)]
     pub full_reload_interval: f64,
-    /// Rows that the database takes per second.
+    /// Rows of statistics that the database takes per second
+    #[arg(long, default_value_t = 150_000.0, value_parser = above_0)]
     pub rows_per_second: f64,
-    /// Share of a processor that a service may take all the time.
+    /// Share of a processor that a service may take all the time
+    #[arg(long, default_value_t = 0.5, value_parser = above_0)]
     pub load: f64,
-    /// Seconds in which the last agent shall have heard of a change of a module that everybody knows.
+    /// Seconds in which the last agent shall have heard of a change that concerns everybody
+    #[arg(long, default_value_t = 1.0, value_parser = above_0)]
     pub push_within: f64,
 }
 
-impl Default for Fleet {
-    fn default() -> Self {
-        Self {
-            agents: 100_000.0,
-            modules_per_agent: 50.0,
-            modules: 100_000.0,
-            hosts_per_module: 10.0,
-            lookups: 1_000.0,
-            changes: 1.0,
-            hosts_called: 100.0,
-            report_interval: 60.0,
-            update_timeout: 60.0,
-            full_reload_interval: 60.0,
-            rows_per_second: 150_000.0,
-            load: 0.5,
-            push_within: 1.0,
-        }
-    }
+fn above_0(text: &str) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|_| "is not a number")?;
+    if number.is_finite() && number > 0.0 { Ok(number) } else { Err("is not above 0".into()) }
 }
 
 /// A line of the answer.
@@ -159,6 +159,8 @@ impl fmt::Display for Need {
 
 #[cfg(test)]
 mod tests {
+    use clap::{Command, FromArgMatches};
+
     use super::{super::curve::Figure, *};
 
     /// Figures that are easy to compute with.
@@ -184,21 +186,22 @@ mod tests {
         Report { curves: Vec::new(), figures: figures.map(figure).into() }
     }
 
-    fn need(fleet: &Fleet, what: &str) -> f64 {
-        let needs = needs(fleet, &measured()).expect("all figures are there");
-        needs.iter().find(|need| need.what == what).expect(what).value
+    /// The default fleet with these flags.
+    fn fleet(flags: &str) -> Fleet {
+        let command = Fleet::augment_args(Command::new("plan").no_binary_name(true));
+        Fleet::from_arg_matches(&command.get_matches_from(flags.split(' '))).expect("a fleet")
     }
 
     #[track_caller]
     fn check(fleet: &Fleet, what: &str, expected: f64) {
-        let found = need(fleet, what);
+        let needs = needs(fleet, &measured()).expect("all figures are there");
+        let found = needs.iter().find(|need| need.what == what).expect(what).value;
         assert!((found - expected).abs() <= expected * 1e-9, "{what}: {found}, not {expected}");
     }
 
     #[test]
     fn a_fleet_by_hand() {
-        let fleet =
-            Fleet { agents: 60_000.0, modules_per_agent: 100.0, modules: 10_000.0, ..Fleet::default() };
+        let fleet = fleet("--agents 60000 --modules-per-agent 100 --modules 10000");
         // 60,000 × 100 modules, each asked for once a minute.
         check(&fleet, "lars-dns: queries per second", 100_000.0);
         // 600 subscribers of each module, one change per second.
@@ -223,14 +226,14 @@ mod tests {
 
     #[test]
     fn a_quiet_fleet_asks_as_often_as_it_looks_up() {
-        let fleet = Fleet { agents: 100.0, lookups: 0.1, update_timeout: 60.0, ..Fleet::default() };
+        let fleet = fleet("--agents 100 --lookups 0.1 --update-timeout 60");
         check(&fleet, "lars-dns: queries per second", 10.0);
         check(&fleet, "lars-dns: servers of one processor, two at least", 2.0);
     }
 
     #[test]
     fn a_figure_that_is_missing_is_named() {
-        let error = needs(&Fleet::default(), &Report::default()).expect_err("nothing was measured");
+        let error = needs(&fleet("--load 1"), &Report::default()).expect_err("nothing was measured");
         assert_eq!(error.to_string(), "the figure dns_query_cpu has not been measured");
     }
 }

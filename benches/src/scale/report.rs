@@ -111,7 +111,7 @@ mod tests {
 
     fn report(value: f64) -> Report {
         let mut series = Series::new("a");
-        series.add(1, Spread::of(vec![value]));
+        series.add(1, Spread::exactly(value));
         let curve = Curve {
             name: "one".into(),
             title: "One".into(),

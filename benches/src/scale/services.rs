@@ -3,19 +3,17 @@
 use std::{
     collections::VecDeque,
     io::{self, ErrorKind, Read, Write},
-    net::{SocketAddr, TcpStream, UdpSocket},
+    net::{TcpStream, UdpSocket},
     path::Path,
-    sync::atomic::AtomicU64,
     thread,
     time::{Duration, Instant},
 };
 
 use lars_proto::{
-    HostAddr, ModuleId, frame,
+    ModuleId, frame,
     messages::{GetHostRequest, GetHostResponse, GetRouteRequest, MessageId, RetCode},
 };
 use lars_store::{OpenMode, RouteEdit, Store, StoreUrl};
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use prost::Message;
 use tempfile::TempDir;
 
@@ -27,8 +25,8 @@ use super::{
     service::Service,
 };
 use crate::load::{
-    self, IoKind, LoadError, Measurement, Plan, agent::AgentPorts, dns_query::DnsQueryLoad, pace::Pace,
-    udp_lookups::GetHostLoad,
+    self, BenchArgs, LoadError, Measurement, Plan, dns_query::DnsQueryLoad, dns_subscribe::DnsSubscribeLoad,
+    udp_lookups::GetHostLoad, values::AgentTarget,
 };
 
 /// Services run on this processor, what drives them on the other.
@@ -85,9 +83,8 @@ impl Site {
         Ok(())
     }
 
-    fn change(&mut self, module: ModuleId, host: HostAddr) -> Result<(), ScaleError> {
-        self.editor.edit(&[RouteEdit::Replace(module, vec![host])])?;
-        Ok(())
+    fn url(&self) -> StoreUrl {
+        StoreUrl::Sqlite(database(self.folder.path()))
     }
 
     fn dns(&self, flags: &[&str]) -> Result<Service, ScaleError> {
@@ -99,77 +96,6 @@ impl Site {
 
 fn database(folder: &Path) -> std::path::PathBuf {
     folder.join("lars.db")
-}
-
-/// Connections to lars-dns, as those of agents.
-struct Audience {
-    epoll: Epoll,
-    streams: Vec<TcpStream>,
-    events: Vec<EpollEvent>,
-    buffer: Vec<u8>,
-}
-
-impl Audience {
-    fn new() -> Result<Self, ScaleError> {
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(io::Error::from)?;
-        Ok(Self {
-            epoll,
-            streams: Vec::new(),
-            events: vec![EpollEvent::empty(); 1_024],
-            buffer: vec![0; 4_096],
-        })
-    }
-
-    fn grow(&mut self, dns: SocketAddr, connections: usize) -> Result<(), ScaleError> {
-        while self.streams.len() < connections {
-            let stream = TcpStream::connect(dns)?;
-            let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, self.streams.len() as u64);
-            self.epoll.add(&stream, event).map_err(io::Error::from)?;
-            self.streams.push(stream);
-        }
-        Ok(())
-    }
-
-    /// Each of these connections asks for `module` and reads the answer.
-    fn subscribe(&mut self, connections: std::ops::Range<usize>, module: ModuleId) -> Result<(), ScaleError> {
-        for stream in &mut self.streams[connections] {
-            stream.set_nonblocking(false)?;
-            stream.write_all(&question(module))?;
-            read_frame(stream)?;
-            stream.set_nonblocking(true)?;
-        }
-        Ok(())
-    }
-
-    /// Waits until something came for each connection; the time from the first to the last.
-    fn hear(&mut self) -> Result<Duration, ScaleError> {
-        let (mut missing, mut first) = (self.streams.len(), None);
-        let give_up_at = Instant::now() + PATIENCE;
-        while missing > 0 {
-            let count =
-                self.epoll.wait(&mut self.events, EpollTimeout::from(1_000_u16)).map_err(io::Error::from)?;
-            if count > 0 {
-                first.get_or_insert_with(Instant::now);
-            } else if Instant::now() > give_up_at {
-                return Err(ScaleError::Silent("a push"));
-            }
-            for event in &self.events[..count] {
-                missing -=
-                    usize::from(read_some(&mut self.streams[event.data() as usize], &mut self.buffer)?);
-            }
-        }
-        Ok(first.map_or(Duration::ZERO, |first| first.elapsed()))
-    }
-}
-
-/// Whether there was anything; a push of one host comes whole.
-fn read_some(stream: &mut TcpStream, buffer: &mut [u8]) -> io::Result<bool> {
-    match stream.read(buffer) {
-        Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
-        Ok(_) => Ok(true),
-        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
-        Err(error) => Err(error),
-    }
 }
 
 fn question(module: ModuleId) -> Vec<u8> {
@@ -199,30 +125,25 @@ pub struct FanOut {
 pub fn fan_out(effort: &Effort) -> Result<FanOut, ScaleError> {
     let (mut site, module) = (Site::new()?, fleet::module(0));
     let dns = site.dns(&["--store-poll-interval-ms", "20"])?;
-    let mut audience = Audience::new()?;
-    let mut figures = vec![weigh_connections(effort, &dns, &mut audience)?];
+    let mut figures = vec![weigh_connections(effort, &dns)?];
     let mut heard = Series::new("first to last push read");
     let mut each = Series::new("processor time of lars-dns per subscriber");
     let mut subscribed = 0;
     for &count in effort.sizes(&SUBSCRIBERS) {
         effort.say(format!("{count} subscribers, over sockets"));
-        audience.streams.truncate(0);
-        audience.grow(dns.addrs()[0], count)?;
-        audience.subscribe(0..count, module)?;
+        let load = DnsSubscribeLoad {
+            dns: dns.addrs()[0],
+            store: site.url(),
+            module,
+            connections: count,
+            changes: 1 + effort.repetitions as u16,
+            timeout: PATIENCE,
+            bench: BenchArgs { server_pid: Some(dns.id()), ..BenchArgs::default() },
+        };
+        let pushes = load.run(&mut *site.editor)?.pushes.ok_or(ScaleError::Silent("a push"))?;
         subscribed = count;
-        let (mut times, mut costs) = (Vec::new(), Vec::new());
-        for turn in 0..=effort.repetitions {
-            let before = dns.processor_time()?;
-            site.change(module, fleet::hosts(2 + turn)[1 + turn])?;
-            let time = audience.hear()?;
-            // The first change warms up.
-            if turn > 0 {
-                times.push(time.as_secs_f64() * 1e9);
-                costs.push((dns.processor_time()? - before).as_secs_f64() * 1e9 / count as f64);
-            }
-        }
-        heard.add(count, Spread::of(times));
-        each.add(count, Spread::of(costs));
+        heard.add(count, pushes.first_to_last_ms.per(1e-6));
+        each.add(count, pushes.server_us.unwrap_or_default().per(1e-3));
     }
     if let Some(last) = each.points.last() {
         let time = heard.points.last().map_or(0.0, |point| point.y.median);
@@ -242,15 +163,20 @@ pub fn fan_out(effort: &Effort) -> Result<FanOut, ScaleError> {
     Ok(FanOut { curve, figures })
 }
 
-fn weigh_connections(effort: &Effort, dns: &Service, audience: &mut Audience) -> Result<Figure, ScaleError> {
+fn weigh_connections(effort: &Effort, dns: &Service) -> Result<Figure, ScaleError> {
     let count = *effort.sizes(&SUBSCRIBERS).last().expect("some");
     let before = dns.resident()?;
     effort.say(format!("{count} idle connections"));
-    audience.grow(dns.addrs()[0], count)?;
+    let connections = connect(dns, count)?;
     settle();
-    let each = (dns.resident()? - before) / count as f64;
+    let each = (dns.resident()? - before) / connections.len() as f64;
     let how = format!("RSS of lars-dns, {count} connections on which nothing was sent");
     Ok(Figure::new("dns_connection_memory", Unit::Bytes, each, &how))
+}
+
+fn connect(dns: &Service, count: usize) -> io::Result<Vec<TcpStream>> {
+    load::allow_open_files()?;
+    (0..count).map(|_| TcpStream::connect(dns.addrs()[0])).collect()
 }
 
 /// Time for a service to take in what was sent to it and to touch its memory.
@@ -282,10 +208,10 @@ pub fn by_size(effort: &Effort) -> Result<BySize, ScaleError> {
         let agent = agent(&dns)?;
         learn(&agent, modules)?;
         settle();
-        memory[1].add(hosts, Spread::of(vec![agent.resident()?]));
+        memory[1].add(hosts, Spread::exactly(agent.resident()?));
         lookups.add(modules, look_up(effort, &agent, modules)?);
         // By now it has loaded everything more than once, and held two tables at a time.
-        memory[0].add(hosts, Spread::of(vec![dns.resident()?]));
+        memory[0].add(hosts, Spread::exactly(dns.resident()?));
         if modules == *effort.sizes(&MODULES).last().expect("some") {
             figures.extend(largest(&dns, &agent, hosts)?);
             let how =
@@ -416,16 +342,10 @@ fn knows(socket: &UdpSocket, module: ModuleId) -> io::Result<bool> {
 
 fn look_up(effort: &Effort, agent: &Service, modules: usize) -> Result<Spread, ScaleError> {
     let mut random = fastrand::Rng::with_seed(1);
-    let addr = agent.addrs()[0];
-    let asked = (0..CALLERS).map(|_| fleet::module(random.usize(..modules))).collect();
-    let load = GetHostLoad {
-        agent: AgentPorts { ip: addr.ip(), base_port: addr.port(), shards: 1 },
-        modules: asked,
-        sockets: CALLERS,
-        in_flight: 1,
-        report: false,
-    };
-    cost_of_each(effort, agent, |plan| load.run(plan, &AtomicU64::new(0)))
+    let modules = (0..CALLERS).map(|_| fleet::module(random.usize(..modules))).collect();
+    let target = AgentTarget { agent: agent.addrs()[0], shards: 1, modules, sockets: CALLERS, in_flight: 1 };
+    let load = GetHostLoad { target, report: false };
+    cost_of_each(effort, agent, |plan| load.run(plan))
 }
 
 /// Processor time of `service` per operation of `load`, in nanoseconds.
@@ -436,12 +356,10 @@ fn cost_of_each(
 ) -> Result<Spread, ScaleError> {
     let plan = Plan {
         warmup: Duration::from_millis(50),
-        measured: Duration::from_millis(if effort.quick { 50 } else { 500 }),
-        pace: Pace::Closed,
+        seconds: Duration::from_millis(if effort.quick { 50 } else { 500 }),
         timeout: Duration::from_secs(1),
-        server_pid: Some(service.id()),
-        io: IoKind::best(),
         gather: Duration::ZERO,
+        bench: BenchArgs { server_pid: Some(service.id()), ..BenchArgs::default() },
     };
     // The load has a thread for itself, the only one that is pinned.
     let once = || {
@@ -454,7 +372,7 @@ fn cost_of_each(
         })
     };
     let costs = (0..effort.repetitions).map(|_| Ok(once()?.server_us.unwrap_or_default() * 1e3));
-    Ok(Spread::of(costs.collect::<Result<_, ScaleError>>()?))
+    Ok(Spread::of(costs.collect::<Result<Vec<_>, ScaleError>>()?).unwrap_or_default())
 }
 
 /// Route queries to a whole lars-dns, against the number of connections.
@@ -473,8 +391,8 @@ pub fn queries(effort: &Effort) -> Result<(Curve, Figure), ScaleError> {
             }
             effort.say(format!("queries on {connections} connections, {in_flight} under way on each"));
             let modules = (0..MODULES_QUERIED).map(fleet::module).collect();
-            let load = DnsQueryLoad { server: dns.addrs()[0], modules, connections, in_flight };
-            series.add(connections, cost_of_each(effort, &dns, |plan| load.run(plan, &AtomicU64::new(0)))?);
+            let load = DnsQueryLoad { dns: dns.addrs()[0], modules, connections, in_flight };
+            series.add(connections, cost_of_each(effort, &dns, |plan| load.run(plan))?);
         }
     }
     let last = series[0].points.last().expect("one at least");
@@ -493,12 +411,11 @@ pub fn queries(effort: &Effort) -> Result<(Curve, Figure), ScaleError> {
 
 fn weigh_subscriptions(effort: &Effort, dns: &Service) -> Result<Figure, ScaleError> {
     effort.say("subscriptions to many modules");
-    let mut audience = Audience::new()?;
-    audience.grow(dns.addrs()[0], SUBSCRIBING_CONNECTIONS)?;
+    let mut streams = connect(dns, SUBSCRIBING_CONNECTIONS)?;
     settle();
     let each = if effort.quick { 100 } else { SUBSCRIPTIONS_EACH };
     let before = dns.resident()?;
-    for stream in &mut audience.streams {
+    for stream in &mut streams {
         for first in (0..each).step_by(100) {
             let modules = first..each.min(first + 100);
             let questions: Vec<u8> = modules.clone().flat_map(|n| question(fleet::module(n))).collect();

@@ -1,20 +1,18 @@
 //! The command line of `lars-bench`.
 
-mod load;
-mod values;
-
 use std::{
     net::{SocketAddr, SocketAddrV4},
     path::PathBuf,
 };
 
 use clap::{Args, Parser, Subcommand};
+use lars_store::StoreUrl;
 
-pub use self::load::{
-    AgentArgs, BenchArgs, DnsQueryArgs, DnsSubscribeArgs, GetHostArgs, GetRouteArgs, ModuleArgs,
-    ReporterIngestArgs, RunArgs, SqlUpsertsArgs, TcpEchoArgs,
-};
 use crate::{
+    load::{
+        Plan, dns_query::DnsQueryLoad, dns_subscribe::DnsSubscribeLoad, reporter_ingest::ReporterIngestLoad,
+        tcp_echo::TcpEchoLoad, udp_lookups::GetHostLoad, udp_routes::GetRouteLoad,
+    },
     scale::args::ScaleCommand,
     serve::{tcp::TcpKind, udp::UdpKind},
 };
@@ -31,7 +29,7 @@ pub struct Cli {
 /// What there is to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Ask a server as fast as it answers, or at a rate, and measure
+    /// Ask a server as fast as it answers, and measure
     #[command(subcommand)]
     Load(LoadCommand),
     /// Be a server to compare with, until ended
@@ -44,23 +42,40 @@ pub enum Command {
     Summary(SummaryArgs),
 }
 
+/// A load that ends by its plan.
+#[derive(Debug, Args)]
+pub struct Timed<L: Args> {
+    #[command(flatten)]
+    pub load: L,
+    #[command(flatten)]
+    pub plan: Plan,
+}
+
 /// What is asked.
 #[derive(Debug, Subcommand)]
 pub enum LoadCommand {
     /// An agent, or a UDP echo: which host shall I call?
-    UdpGetHost(GetHostArgs),
+    UdpGetHost(Timed<GetHostLoad>),
     /// An agent, or a UDP echo: which hosts has a module?
-    UdpGetRoute(GetRouteArgs),
+    UdpGetRoute(Timed<GetRouteLoad>),
     /// A server that sends frames back
-    TcpEcho(TcpEchoArgs),
+    TcpEcho(Timed<TcpEchoLoad>),
     /// lars-dns: which hosts has a module?
-    DnsQuery(DnsQueryArgs),
+    DnsQuery(Timed<DnsQueryLoad>),
     /// lars-dns: how long until all subscribers have a change?
-    DnsSubscribe(DnsSubscribeArgs),
+    DnsSubscribe(DnsSubscribeLoad),
     /// lars-reporter: how many rows does it take?
-    ReporterIngest(ReporterIngestArgs),
+    ReporterIngest(Timed<ReporterIngestLoad>),
     /// A database: how many rows of statistics, one by one?
-    SqlUpserts(SqlUpsertsArgs),
+    SqlUpserts(Timed<Upserts>),
+}
+
+/// Where rows go.
+#[derive(Debug, Args)]
+pub struct Upserts {
+    /// The database: sqlite:PATH or mysql://user:password@host:port/database
+    #[arg(long, value_name = "URL", env = "LARS_STORE_URL", hide_env_values = true)]
+    pub store: StoreUrl,
 }
 
 /// What answers.
@@ -73,9 +88,6 @@ pub enum ServeCommand {
         /// Where to listen; port 0 for any
         #[arg(long, default_value = "127.0.0.1:0")]
         listen: SocketAddrV4,
-        /// Stay on this processor
-        #[arg(long, value_name = "CPU")]
-        pin: Option<usize>,
     },
     /// Send frames back
     TcpEcho {
@@ -84,9 +96,6 @@ pub enum ServeCommand {
         /// Where to listen; port 0 for any
         #[arg(long, default_value = "127.0.0.1:0")]
         listen: SocketAddr,
-        /// Stay on this processor
-        #[arg(long, value_name = "CPU")]
-        pin: Option<usize>,
     },
     /// A MariaDB in a temporary folder, if mariadb-server is installed; its URL is printed
     Mariadb,
@@ -110,7 +119,6 @@ mod tests {
     use lars_proto::ModuleId;
 
     use super::*;
-    use crate::load::pace::Pace;
 
     fn parse(line: &str) -> Result<Command, clap::Error> {
         Cli::try_parse_from(line.split(' ')).map(|cli| cli.command)
@@ -124,15 +132,15 @@ mod tests {
     #[test]
     fn a_load_is_what_its_flags_say() {
         let line = "lars-bench load udp-get-host --agent 127.0.0.1:9000 --shards 1 --module 1/2 --module -3..-2/4 \
-                    --sockets 4 --in-flight 32 --seconds 0.5 --report --rate 1000";
-        let Ok(Command::Load(LoadCommand::UdpGetHost(args))) = parse(line) else { panic!("not a load") };
-        let load = args.load();
-        assert_eq!(load.modules, [(1, 2), (-3, 4), (-2, 4)].map(|(m, c)| ModuleId::new(m, c)));
-        assert_eq!((load.agent.base_port, load.agent.shards), (9000, 1));
-        assert_eq!((load.sockets, load.in_flight), (4, 32));
+                    --sockets 4 --in-flight 32 --seconds 0.5 --report";
+        let Ok(Command::Load(LoadCommand::UdpGetHost(Timed { load, plan }))) = parse(line) else {
+            panic!("not a load")
+        };
+        let target = &load.target;
+        assert_eq!(target.modules.all(), [(1, 2), (-3, 4), (-2, 4)].map(|(m, c)| ModuleId::new(m, c)));
+        assert_eq!((target.agent.port(), target.shards, target.sockets, target.in_flight), (9000, 1, 4, 32));
         assert!(load.report);
-        let plan = args.run.plan();
-        assert_eq!((plan.measured, plan.pace), (Duration::from_millis(500), Pace::Open { rate: 1_000.0 }));
+        assert_eq!(plan.seconds, Duration::from_millis(500));
     }
 
     #[test]
@@ -142,8 +150,6 @@ mod tests {
             "udp-get-host --module 2..1/1",
             "udp-get-host --sockets 0",
             "udp-get-host --in-flight 65537",
-            "udp-get-host --rate 0",
-            "udp-get-host --rate NaN",
             "udp-get-host --seconds -1",
             "udp-get-host --seconds 0",
             "udp-get-host --shards 0",
