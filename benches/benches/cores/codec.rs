@@ -108,20 +108,32 @@ pub(super) fn frames(c: &mut Criterion) {
 
 /// One kind of message, into bytes and back, as prost does it.
 fn message<M: Message + Default>(c: &mut Criterion, name: &str, any: impl Fn(&mut Rng) -> M) {
+    let encode = |message: &M, out: &mut Vec<u8>| message.encode(out).expect("a vector grows");
+    into_and_back(c, &format!("message/{name}"), "encode", any, |body| M::decode(body), encode);
+}
+
+fn into_and_back<M: Message>(
+    c: &mut Criterion,
+    group: &str,
+    encoding: &str,
+    any: impl Fn(&mut Rng) -> M,
+    decode: impl Fn(&[u8]) -> Result<M, DecodeError>,
+    encode: impl Fn(&M, &mut Vec<u8>),
+) {
     let mut rng = Rng::with_seed(2);
     let messages: Vec<M> = (0..VARIANTS).map(|_| any(&mut rng)).collect();
     let bodies: Vec<Vec<u8>> = messages.iter().map(Message::encode_to_vec).collect();
-    let mut group = c.benchmark_group(format!("message/{name}"));
+    let mut group = c.benchmark_group(group);
     group.throughput(Throughput::Bytes((bodies.concat().len() / VARIANTS) as u64));
     let (mut next, mut out) = (messages.iter().cycle(), with_room());
-    group.bench_function("encode", |b| {
+    group.bench_function(encoding, |b| {
         b.iter(|| {
             out.clear();
-            black_box(next.next().expect("endless")).encode(&mut out)
+            encode(black_box(next.next().expect("endless")), &mut out);
         });
     });
     let mut next = bodies.iter().cycle();
-    group.bench_function("decode", |b| b.iter(|| M::decode(black_box(&next.next().expect("endless")[..]))));
+    group.bench_function("decode", |b| b.iter(|| decode(black_box(next.next().expect("endless")))));
     group.finish();
 }
 
@@ -136,39 +148,19 @@ pub(super) fn messages(c: &mut Criterion) {
     message(c, "ReportStatusRequest, 1000 hosts", |rng| report_status_request(rng, 1_000));
 }
 
-/// A message of a lookup, out of its body and into a frame, as agent and client do it.
-fn by_hand<M: Message>(
-    c: &mut Criterion,
-    name: &str,
-    any: impl Fn(&mut Rng) -> M,
-    decode: fn(&[u8]) -> Result<M, DecodeError>,
-    encode: fn(&M, &mut Vec<u8>),
-) {
-    let mut rng = Rng::with_seed(2);
-    let messages: Vec<M> = (0..VARIANTS).map(|_| any(&mut rng)).collect();
-    let bodies: Vec<Vec<u8>> = messages.iter().map(Message::encode_to_vec).collect();
-    let mut group = c.benchmark_group(format!("lookup/{name}"));
-    group.throughput(Throughput::Bytes((bodies.concat().len() / VARIANTS) as u64));
-    let (mut next, mut out) = (messages.iter().cycle(), with_room());
-    group.bench_function("encode with framing", |b| {
-        b.iter(|| {
-            out.clear();
-            encode(black_box(next.next().expect("endless")), &mut out);
-        });
-    });
-    let mut next = bodies.iter().cycle();
-    group.bench_function("decode", |b| b.iter(|| decode(black_box(next.next().expect("endless")))));
-    group.finish();
-}
-
+/// The messages of a lookup, as agent and client do it by hand.
 pub(super) fn lookups(c: &mut Criterion) {
     use lookup::{
         decode_get_host_request, decode_get_host_response, decode_report_request, encode_get_host_request,
         encode_get_host_response, encode_report_request,
     };
-    by_hand(c, "GetHostRequest", get_host_request, decode_get_host_request, encode_get_host_request);
-    by_hand(c, "GetHostResponse", get_host_response, decode_get_host_response, encode_get_host_response);
-    by_hand(c, "ReportRequest", report_request, decode_report_request, encode_report_request);
+    let framing = "encode with framing";
+    let (decode, encode) = (decode_get_host_request, encode_get_host_request);
+    into_and_back(c, "lookup/GetHostRequest", framing, get_host_request, decode, encode);
+    let (decode, encode) = (decode_get_host_response, encode_get_host_response);
+    into_and_back(c, "lookup/GetHostResponse", framing, get_host_response, decode, encode);
+    let (decode, encode) = (decode_report_request, encode_report_request);
+    into_and_back(c, "lookup/ReportRequest", framing, report_request, decode, encode);
 }
 
 /// A route written straight into a frame, as lars-dns and the agent do it.

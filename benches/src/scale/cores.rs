@@ -30,6 +30,7 @@ use super::{
     curve::{Axis, Curve, Figure, Series, Unit},
     effort::Effort,
     fleet,
+    report::Report,
 };
 
 const MODULES: [usize; 6] = [10, 100, 1_000, 10_000, 100_000, 1_000_000];
@@ -41,9 +42,6 @@ const HOSTS_PER_MODULE: usize = 3;
 
 /// Between two lookups, on the clock that the core is given.
 const STEP: Duration = Duration::from_nanos(100);
-
-/// The name of the curve that a figure is taken from.
-const SWEEP: &str = "agent-idle-by-modules";
 
 /// One module again and again is in the processor's cache; any module at random is not.
 #[derive(Clone, Copy)]
@@ -109,9 +107,20 @@ fn encode(reply: RouteReply, module: ModuleId, hosts: &[HostAddr], out: &mut Vec
     black_box(route::encode(reply, module, hosts.iter().copied(), out));
 }
 
-/// Lookup and report in an agent, against the number of modules.
+/// Everything in process against the number of modules.
 #[must_use]
-pub fn agent_by_modules(effort: &Effort) -> Curve {
+pub fn by_modules(effort: &Effort) -> Report {
+    let sweep = agent_sweep(effort);
+    // What one module adds, from the largest number of them.
+    let last = sweep.series[0].points.last().expect("one at least");
+    let how = format!("processor time per second for a module that nobody asks for, {} modules", last.x);
+    let figure = Figure::new("agent_sweep_cpu", Unit::Nanoseconds, last.y.median / last.x, &how);
+    let curves = vec![agent_by_modules(effort), sweep, dns_by_modules(effort), reporter_by_modules(effort)];
+    Report { curves, figures: vec![figure] }
+}
+
+/// Lookup and report in an agent, against the number of modules.
+fn agent_by_modules(effort: &Effort) -> Curve {
     let mut series = Pattern::ALL.map(|pattern| Series::new(pattern.label()));
     for &modules in effort.sizes(&MODULES) {
         effort.say(format!("agent with {modules} modules"));
@@ -133,8 +142,7 @@ pub fn agent_by_modules(effort: &Effort) -> Curve {
 }
 
 /// What the agent does about a module when nothing is asked, against the number of modules.
-#[must_use]
-pub fn agent_sweep(effort: &Effort) -> Curve {
+fn agent_sweep(effort: &Effort) -> Curve {
     let mut series = Series::new("idle agent, each second");
     for &modules in effort.sizes(&MODULES) {
         effort.say(format!("idle agent with {modules} modules"));
@@ -149,7 +157,7 @@ pub fn agent_sweep(effort: &Effort) -> Curve {
         series.add(modules, time);
     }
     Curve {
-        name: SWEEP.into(),
+        name: "agent-idle-by-modules".into(),
         title: "Agent: looking after modules that nobody asks for".into(),
         subtitle: format!("sweep of the module table in process, {HOSTS_PER_MODULE} hosts per module"),
         x: Axis::logarithmic("modules known to the agent", Unit::Count),
@@ -158,18 +166,8 @@ pub fn agent_sweep(effort: &Effort) -> Curve {
     }
 }
 
-/// What one module adds to that, from the largest number of them.
-#[must_use]
-pub fn sweep_figure(curves: &[Curve]) -> Option<Figure> {
-    let curve = curves.iter().find(|curve| curve.name == SWEEP)?;
-    let last = curve.series.first()?.points.last()?;
-    let how = format!("processor time per second for a module that nobody asks for, {} modules", last.x);
-    Some(Figure::new("agent_sweep_cpu", Unit::Nanoseconds, last.y.median / last.x, &how))
-}
-
 /// A route query in lars-dns, against the number of modules.
-#[must_use]
-pub fn dns_by_modules(effort: &Effort) -> Curve {
+fn dns_by_modules(effort: &Effort) -> Curve {
     let mut series = Pattern::ALL.map(|pattern| Series::new(pattern.label()));
     for &modules in effort.sizes(&MODULES) {
         effort.say(format!("lars-dns with {modules} modules"));
@@ -196,8 +194,7 @@ pub fn dns_by_modules(effort: &Effort) -> Curve {
 }
 
 /// Coalescing in the reporter, against the number of keys.
-#[must_use]
-pub fn reporter_by_modules(effort: &Effort) -> Curve {
+fn reporter_by_modules(effort: &Effort) -> Curve {
     let (mut writing, mut coalesced) =
         (Series::new("taken in and handed to SQL"), Series::new("replaced by a newer one"));
     for &modules in effort.sizes(&MODULES) {

@@ -10,6 +10,7 @@ use super::{
     curve::{Axis, Curve, Figure, Series, Spread, Unit},
     effort::Effort,
     fleet,
+    report::Report,
     service::beside,
 };
 
@@ -23,18 +24,11 @@ const KEYS: usize = 200_000;
 const CONNECTIONS: usize = 1_000;
 const SUBSCRIPTIONS_EACH: usize = 100;
 
-/// What the program prints.
-#[derive(Debug, serde::Serialize, serde::Deserialize)]
-pub struct Heap {
-    pub curve: Curve,
-    pub figures: Vec<Figure>,
-}
-
 /// Runs the program that counts.
 ///
 /// # Errors
 /// If it is not beside this one, or fails.
-pub fn measure() -> Result<Heap, ScaleError> {
+pub fn measure() -> Result<Report, ScaleError> {
     let output = Command::new(beside("lars-bench-heap")?).output()?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -45,7 +39,7 @@ pub fn measure() -> Result<Heap, ScaleError> {
 
 /// Everything; `used` says how many bytes are allocated.
 #[must_use]
-pub fn count(used: impl Fn() -> usize) -> Heap {
+pub fn count(used: impl Fn() -> usize) -> Report {
     let (mut agent, mut dns) = (Series::new("agent"), Series::new("lars-dns"));
     let effort = Effort::quick();
     for hosts in HOSTS {
@@ -104,7 +98,7 @@ pub fn count(used: impl Fn() -> usize) -> Heap {
         y: Axis::logarithmic("memory per host", Unit::Bytes),
         series: vec![agent, dns],
     };
-    Heap { curve, figures }
+    Report { curves: vec![curve], figures }
 }
 
 /// Bytes that what `make` makes keeps allocated.

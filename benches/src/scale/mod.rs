@@ -80,38 +80,11 @@ pub enum ScaleError {
 /// # Errors
 /// If a program that is measured is not built or fails.
 pub fn measure(subject: Subject, effort: &Effort) -> Result<Report, ScaleError> {
-    let mut report = Report::default();
-    match subject {
-        Subject::Modules => {
-            let curves = [
-                cores::agent_by_modules,
-                cores::agent_sweep,
-                cores::dns_by_modules,
-                cores::reporter_by_modules,
-            ];
-            report.curves.extend(curves.map(|curve| curve(effort)));
-            report.figures.extend(cores::sweep_figure(&report.curves));
-        }
-        Subject::Hosts => report.curves.push(cores::by_hosts(effort)),
-        Subject::Subscribers => {
-            report.curves.push(cores::publish_by_subscribers(effort));
-            let fan_out = services::fan_out(effort)?;
-            report.curves.push(fan_out.curve);
-            report.figures.extend(fan_out.figures);
-        }
-        Subject::Queries => {
-            let (curve, figure) = services::queries(effort)?;
-            report.curves.push(curve);
-            report.figures.push(figure);
-        }
-        Subject::Memory => {
-            let heap = heap::measure()?;
-            report.curves.push(heap.curve);
-            report.figures.extend(heap.figures);
-            let by_size = services::by_size(effort)?;
-            report.curves.extend(by_size.curves);
-            report.figures.extend(by_size.figures);
-        }
-    }
-    Ok(report)
+    Ok(match subject {
+        Subject::Modules => cores::by_modules(effort),
+        Subject::Hosts => cores::by_hosts(effort).into(),
+        Subject::Subscribers => services::fan_out(effort)?.and(cores::publish_by_subscribers(effort).into()),
+        Subject::Queries => services::queries(effort)?,
+        Subject::Memory => heap::measure()?.and(services::by_size(effort)?),
+    })
 }

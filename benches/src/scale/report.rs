@@ -1,10 +1,6 @@
 //! [`Report`]: everything that was measured, and the folder it is kept in.
 
-use std::{
-    fmt, fs,
-    io::{self, ErrorKind},
-    path::Path,
-};
+use std::{fmt, fs, io::ErrorKind, path::Path};
 
 use serde::{Deserialize, Serialize};
 
@@ -40,17 +36,18 @@ impl Report {
     /// Takes over what `newer` has, in place of what has the same name.
     pub fn update(&mut self, newer: Self) {
         for curve in newer.curves {
-            match self.curves.iter_mut().find(|old| old.name == curve.name) {
-                Some(old) => *old = curve,
-                None => self.curves.push(curve),
-            }
+            put(&mut self.curves, curve, |curve| &curve.name);
         }
         for figure in newer.figures {
-            match self.figures.iter_mut().find(|old| old.name == figure.name) {
-                Some(old) => *old = figure,
-                None => self.figures.push(figure),
-            }
+            put(&mut self.figures, figure, |figure| &figure.name);
         }
+    }
+
+    /// The two together.
+    #[must_use]
+    pub fn and(mut self, more: Self) -> Self {
+        self.update(more);
+        self
     }
 
     /// The value of a figure.
@@ -68,18 +65,10 @@ impl Report {
         let mut json = serde_json::to_string_pretty(self)?;
         json.push('\n');
         fs::write(folder.join(FILE), json)?;
-        self.write_tables(folder)?;
+        for curve in &self.curves {
+            fs::write(folder.join(format!("{}.csv", curve.name)), curve.csv())?;
+        }
         self.write_plots(folder)
-    }
-
-    /// Writes a table of each curve.
-    ///
-    /// # Errors
-    /// If the folder cannot be written.
-    pub fn write_tables(&self, folder: &Path) -> io::Result<()> {
-        self.curves
-            .iter()
-            .try_for_each(|curve| fs::write(folder.join(format!("{}.csv", curve.name)), curve.csv()))
     }
 
     /// Draws each curve.
@@ -92,6 +81,19 @@ impl Report {
             fs::write(folder.join(format!("{}.svg", curve.name)), svg)?;
         }
         Ok(())
+    }
+}
+
+fn put<T>(all: &mut Vec<T>, new: T, name: fn(&T) -> &str) {
+    match all.iter_mut().find(|old| name(old) == name(&new)) {
+        Some(old) => *old = new,
+        None => all.push(new),
+    }
+}
+
+impl From<Curve> for Report {
+    fn from(curve: Curve) -> Self {
+        Self { curves: vec![curve], figures: Vec::new() }
     }
 }
 

@@ -2,19 +2,19 @@
 
 use std::{
     collections::VecDeque,
-    io::{self, ErrorKind, Read, Write},
-    net::{TcpStream, UdpSocket},
+    io::{self, Read, Write},
+    net::TcpStream,
     path::Path,
     thread,
     time::{Duration, Instant},
 };
 
+use lars_client::{Client, ClientConfig};
 use lars_proto::{
     ModuleId, frame,
-    messages::{GetHostRequest, GetHostResponse, GetRouteRequest, MessageId, RetCode},
+    messages::{GetRouteRequest, MessageId},
 };
 use lars_store::{OpenMode, RouteEdit, Store, StoreUrl};
-use prost::Message;
 use tempfile::TempDir;
 
 use super::{
@@ -22,6 +22,7 @@ use super::{
     curve::{Axis, Curve, Figure, Series, Spread, Unit},
     effort::Effort,
     fleet,
+    report::Report,
     service::Service,
 };
 use crate::load::{
@@ -112,17 +113,11 @@ fn read_frame(stream: &mut TcpStream) -> io::Result<()> {
     stream.read_exact(&mut vec![0; len as usize])
 }
 
-/// What came of pushing to many.
-pub struct FanOut {
-    pub curve: Curve,
-    pub figures: Vec<Figure>,
-}
-
 /// The push of one change by a whole lars-dns, against the number of subscribers; and what these weigh.
 ///
 /// # Errors
 /// If lars-dns cannot be started, or fails.
-pub fn fan_out(effort: &Effort) -> Result<FanOut, ScaleError> {
+pub fn fan_out(effort: &Effort) -> Result<Report, ScaleError> {
     let (mut site, module) = (Site::new()?, fleet::module(0));
     let dns = site.dns(&["--store-poll-interval-ms", "20"])?;
     let mut figures = vec![weigh_connections(effort, &dns)?];
@@ -160,7 +155,7 @@ pub fn fan_out(effort: &Effort) -> Result<FanOut, ScaleError> {
         y: Axis::logarithmic("time", Unit::Nanoseconds),
         series: vec![heard, each],
     };
-    Ok(FanOut { curve, figures })
+    Ok(Report { curves: vec![curve], figures })
 }
 
 fn weigh_connections(effort: &Effort, dns: &Service) -> Result<Figure, ScaleError> {
@@ -185,16 +180,10 @@ fn settle() {
 }
 
 /// Memory of whole services, and lookups in an agent, against the number of modules.
-pub struct BySize {
-    pub curves: Vec<Curve>,
-    pub figures: Vec<Figure>,
-}
-
-/// See [`BySize`].
 ///
 /// # Errors
 /// If a service cannot be started, or fails.
-pub fn by_size(effort: &Effort) -> Result<BySize, ScaleError> {
+pub fn by_size(effort: &Effort) -> Result<Report, ScaleError> {
     let mut site = Site::new()?;
     let mut memory = [Series::new("lars-dns"), Series::new("lars-agent")];
     let mut lookups = Series::new("512 callers, each a module of its own");
@@ -221,7 +210,7 @@ pub fn by_size(effort: &Effort) -> Result<BySize, ScaleError> {
             figures.push(weigh_subscriptions(effort, &dns)?);
         }
     }
-    Ok(BySize { curves: vec![memory_curve(memory), lookup_curve(lookups)], figures })
+    Ok(Report { curves: vec![memory_curve(memory), lookup_curve(lookups)], figures })
 }
 
 fn memory_curve(series: [Series; 2]) -> Curve {
@@ -306,13 +295,14 @@ fn agent(dns: &Service) -> Result<Service, ScaleError> {
 
 /// Asks the agent for every module until it knows all of them.
 fn learn(agent: &Service, modules: usize) -> Result<(), ScaleError> {
-    let socket = UdpSocket::bind("127.0.0.1:0")?;
-    socket.connect(agent.addrs()[0])?;
-    socket.set_read_timeout(Some(Duration::from_millis(200)))?;
+    let timeout = Duration::from_millis(200);
+    let config =
+        ClientConfig { base_port: agent.addrs()[0].port(), shards: 1, timeout, ..Default::default() };
+    let client = Client::with_config(config).map_err(io::Error::other)?;
     let give_up_at = Instant::now() + PATIENCE;
     let mut unknown: VecDeque<usize> = (0..modules).collect();
     while let Some(n) = unknown.pop_front() {
-        if !knows(&socket, fleet::module(n))? {
+        if client.get_host(fleet::module(n)).is_err() {
             unknown.push_back(n);
         }
         if Instant::now() > give_up_at {
@@ -320,24 +310,6 @@ fn learn(agent: &Service, modules: usize) -> Result<(), ScaleError> {
         }
     }
     Ok(())
-}
-
-/// Whether the agent has a host for the module. A lost datagram counts as no.
-fn knows(socket: &UdpSocket, module: ModuleId) -> io::Result<bool> {
-    let request = GetHostRequest { seq: 1, modid: module.modid, cmdid: module.cmdid };
-    let mut bytes = Vec::new();
-    frame::encode(MessageId::GetHostRequest, &request, &mut bytes).expect("three numbers fit");
-    socket.send(&bytes)?;
-    let mut reply = [0; 256];
-    match socket.recv(&mut reply) {
-        Ok(len) => {
-            let body = frame::decode_datagram(&reply[..len]).ok().map(|frame| frame.body);
-            let reply = body.and_then(|body| GetHostResponse::decode(body).ok());
-            Ok(reply.is_some_and(|reply| reply.module() == module && reply.retcode == RetCode::Succ as i32))
-        }
-        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
-        Err(error) => Err(error),
-    }
 }
 
 fn look_up(effort: &Effort, agent: &Service, modules: usize) -> Result<Spread, ScaleError> {
@@ -379,7 +351,7 @@ fn cost_of_each(
 ///
 /// # Errors
 /// If lars-dns cannot be started, or fails.
-pub fn queries(effort: &Effort) -> Result<(Curve, Figure), ScaleError> {
+pub fn queries(effort: &Effort) -> Result<Report, ScaleError> {
     let mut site = Site::new()?;
     site.grow(MODULES_QUERIED)?;
     let dns = site.dns(&[])?;
@@ -406,7 +378,7 @@ pub fn queries(effort: &Effort) -> Result<(Curve, Figure), ScaleError> {
         y: Axis::logarithmic("processor time per query", Unit::Nanoseconds),
         series: series.into(),
     };
-    Ok((curve, figure))
+    Ok(Report { curves: vec![curve], figures: vec![figure] })
 }
 
 fn weigh_subscriptions(effort: &Effort, dns: &Service) -> Result<Figure, ScaleError> {
