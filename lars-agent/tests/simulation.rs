@@ -266,8 +266,8 @@ impl World {
 
     /// Something happens to a shard. False if it is too busy for that.
     fn tell(&mut self, shard: usize, input: Input) -> bool {
-        let route = if let Input::FromShard(Message::Route { module, hosts }) = &input {
-            Some((*module, hosts.clone()))
+        let route = if let Input::FromShard(Message::Route { module, route }) = &input {
+            Some((*module, route.iter().map(|endpoint| endpoint.addr).collect::<Vec<_>>()))
         } else if let Input::Route(response) = &input {
             let hosts = response.host.iter().map(|host| HostAddr::from_wire(host).expect("a host"));
             Some((response.module(), hosts.collect()))

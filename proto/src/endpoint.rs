@@ -2,11 +2,11 @@
 
 use std::{fmt, num::NonZeroU16};
 
-use crate::HostAddr;
+use crate::{HostAddr, HostAddrError, messages::HostInfo};
 
 /// One entry of a module's route: where the host is, and what a balancer may want to know about it.
 ///
-/// The messages of today carry the address alone; what they do not say is as [`Endpoint::new`] has it.
+/// The messages carry the address alone; what they do not say is as [`Endpoint::new`] has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Endpoint {
     /// Where the host is; no route lists an address twice.
@@ -25,6 +25,14 @@ impl Endpoint {
     #[must_use]
     pub const fn new(addr: HostAddr) -> Self {
         Self { addr, weight: Self::WEIGHT_DEFAULT, zone: None }
+    }
+
+    /// What a route message says of a host.
+    ///
+    /// # Errors
+    /// [`HostAddrError::Port`] if the port is not in 1..=65535.
+    pub fn from_wire(host: &HostInfo) -> Result<Self, HostAddrError> {
+        HostAddr::from_wire(host).map(Self::new)
     }
 }
 
@@ -70,7 +78,11 @@ mod tests {
     #[test]
     fn an_address_alone_has_the_usual_weight_and_no_zone() {
         let addr = HostAddr::v4(Ipv4Addr::LOCALHOST, 80);
-        assert_eq!(Endpoint::from(addr), Endpoint { addr, weight: 100, zone: None });
+        let expected = Endpoint { addr, weight: 100, zone: None };
+        assert_eq!(Endpoint::from(addr), expected);
+        assert_eq!(Endpoint::from_wire(&addr.to_wire()), Ok(expected));
+        let no_port = HostInfo { port: 0, ..addr.to_wire() };
+        assert_eq!(Endpoint::from_wire(&no_port), Err(HostAddrError::Port(0)));
     }
 
     #[test]

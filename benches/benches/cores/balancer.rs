@@ -19,6 +19,10 @@ const STEP: Duration = Duration::from_micros(10);
 
 const HOSTS: [u32; 3] = [10, 100, 1_000];
 
+fn route(host_count: u32) -> Vec<Endpoint> {
+    hosts(host_count).into_iter().map(Endpoint::from).collect()
+}
+
 /// A module under load, as the agent holds it.
 struct Module {
     balancer: Balancer,
@@ -28,8 +32,7 @@ struct Module {
 impl Module {
     fn new(host_count: u32) -> Self {
         let mut balancer = Balancer::new(Arc::default());
-        let endpoints = hosts(host_count).into_iter().map(Endpoint::from);
-        balancer.update(endpoints, Moment::ORIGIN, &mut Effects::default());
+        balancer.update(&route(host_count), Moment::ORIGIN, &mut Effects::default());
         Self { balancer, now: Moment::ORIGIN }
     }
 
@@ -98,7 +101,7 @@ impl Shard {
         let mut table = Table::new(TableConfig::default());
         for module in (0..modules).map(module) {
             table.get_host(module, Moment::ORIGIN);
-            table.route_update(module, &hosts(HOSTS_PER_MODULE), Moment::ORIGIN);
+            table.route_update(module, &route(HOSTS_PER_MODULE), Moment::ORIGIN);
             while table.poll_interest().is_some() {}
         }
         let mut rng = Rng::with_seed(3);

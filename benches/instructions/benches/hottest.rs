@@ -16,7 +16,7 @@ use lars_agent::core::{
     time::Moment,
 };
 use lars_proto::{
-    HostAddr, ModuleId,
+    Endpoint, HostAddr, ModuleId,
     frame::{self, BODY_LEN_MAX, HEADER_LEN},
     lookup,
     messages::{GetHostRequest, GetHostResponse, MessageId, ReportRequest},
@@ -74,7 +74,8 @@ fn with_room() -> Vec<u8> {
 fn table() -> Table {
     let mut table = Table::new(TableConfig::default());
     table.get_host(MODULE, Moment::ORIGIN);
-    table.route_update(MODULE, &hosts(100), Moment::ORIGIN);
+    let route: Vec<Endpoint> = hosts(100).into_iter().map(Endpoint::from).collect();
+    table.route_update(MODULE, &route, Moment::ORIGIN);
     table
 }
 

@@ -18,7 +18,7 @@ use lars_dns::core::{
     subscriptions::Subscriptions,
 };
 use lars_proto::{
-    HostAddr, ModuleId,
+    Endpoint, HostAddr, ModuleId,
     route::{self, RouteReply},
 };
 use lars_reporter::core::{
@@ -72,10 +72,10 @@ impl Pattern {
 #[must_use]
 pub fn table(modules: usize, hosts_per_module: usize) -> Table {
     let mut table = Table::new(TableConfig { modules_max: usize::MAX, ..TableConfig::default() });
-    let hosts = fleet::hosts(hosts_per_module);
+    let route: Vec<Endpoint> = fleet::hosts(hosts_per_module).into_iter().map(Endpoint::from).collect();
     for module in (0..modules).map(fleet::module) {
         table.get_host(module, Moment::ORIGIN);
-        table.route_update(module, &hosts, Moment::ORIGIN);
+        table.route_update(module, &route, Moment::ORIGIN);
         while table.poll_interest().is_some() {}
     }
     table

@@ -18,7 +18,7 @@
 use std::{collections::VecDeque, net::SocketAddr, ops::Add, time::Duration};
 
 use lars_proto::{
-    HostAddr, ModuleId,
+    Endpoint, HostAddr, ModuleId,
     messages::{GetRouteResponse, ReportStatusRequest},
 };
 
@@ -86,7 +86,7 @@ pub enum Message {
     /// To the uplinks: for lars-reporter.
     Status(ReportStatusRequest),
     /// From the uplinks to the owner of the module: its route.
-    Route { module: ModuleId, hosts: Vec<HostAddr> },
+    Route { module: ModuleId, route: Vec<Endpoint> },
     /// From the uplinks to all: what lars-reporter takes.
     Reporter(ReporterState),
 }
@@ -402,7 +402,7 @@ impl AgentCore {
                     self.ready.push_back(Output::Reply { client, reply });
                 }
             }
-            (Message::Route { module, hosts }, _) => self.table.route_update(module, &hosts, now),
+            (Message::Route { module, route }, _) => self.table.route_update(module, &route, now),
             (Message::Reporter(state), _) => self.hear_of_reporter(state),
             (Message::Interest(interest), Some(uplinks)) => uplinks.note(interest, now),
             (Message::Status(message), Some(uplinks)) => {
@@ -427,14 +427,14 @@ impl AgentCore {
             // A route must not be lost, because no lookup would ask for it.
             return Err(Busy);
         }
-        let hosts: Vec<HostAddr> =
-            response.host.iter().filter_map(|host| HostAddr::from_wire(host).ok()).collect();
+        let route: Vec<Endpoint> =
+            response.host.iter().filter_map(|host| Endpoint::from_wire(host).ok()).collect();
         let is_wanted = uplinks.dns.answered(module, response.peer_version, now);
-        uplinks.count_route(response, &hosts, is_wanted);
+        uplinks.count_route(response, &route, is_wanted);
         if is_wanted && owner == self.shard {
-            self.table.route_update(module, &hosts, now);
+            self.table.route_update(module, &route, now);
         } else if is_wanted {
-            self.outbox.push(owner, Message::Route { module, hosts });
+            self.outbox.push(owner, Message::Route { module, route });
         }
         Ok(())
     }
@@ -545,10 +545,10 @@ impl Uplinks {
         }
     }
 
-    fn count_route(&mut self, response: &GetRouteResponse, hosts: &[HostAddr], is_wanted: bool) {
+    fn count_route(&mut self, response: &GetRouteResponse, route: &[Endpoint], is_wanted: bool) {
         self.dns_stats.routes += 1;
         self.dns_stats.routes_truncated += u64::from(response.hosts_total > 0);
         self.dns_stats.routes_unwanted += u64::from(!is_wanted);
-        self.dns_stats.invalid_hosts += (response.host.len() - hosts.len()) as u64;
+        self.dns_stats.invalid_hosts += (response.host.len() - route.len()) as u64;
     }
 }

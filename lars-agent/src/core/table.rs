@@ -216,8 +216,8 @@ impl Table {
         self.check_invariants();
     }
 
-    /// lars-dns says that `hosts` is the route of `module` now.
-    pub fn route_update(&mut self, module: ModuleId, hosts: &[HostAddr], now: Moment) {
+    /// lars-dns says that `route` is the route of `module` now.
+    pub fn route_update(&mut self, module: ModuleId, route: &[Endpoint], now: Moment) {
         let Some(&key) = self.by_id.get(&module) else {
             self.stats.updates_unknown += 1;
             return;
@@ -226,7 +226,7 @@ impl Table {
         let module = &mut self.modules[key];
         module.ask_at = now + self.config.update_timeout;
         let before = module.census();
-        if hosts.is_empty() {
+        if route.is_empty() {
             if module.balancer.take().is_some() {
                 module.missed_at = now;
                 self.misses.push_back(&mut self.modules, key as u32);
@@ -238,7 +238,7 @@ impl Table {
             let (params, mut effects) = (&self.config.balancer, Effects::default());
             let balancer =
                 self.modules[key].balancer.get_or_insert_with(|| Box::new(Balancer::new(Arc::clone(params))));
-            balancer.update(hosts.iter().copied().map(Endpoint::from), now, &mut effects);
+            balancer.update(route, now, &mut effects);
             self.note(key, effects, now);
         }
         let after = self.modules[key].census();
@@ -507,6 +507,10 @@ mod tests {
         HostAddr::v4(Ipv4Addr::LOCALHOST, n)
     }
 
+    fn route(ports: impl IntoIterator<Item = u16>) -> Vec<Endpoint> {
+        ports.into_iter().map(|port| host(port).into()).collect()
+    }
+
     fn hosts(ports: impl IntoIterator<Item = u16>) -> Vec<HostAddr> {
         ports.into_iter().map(host).collect()
     }
@@ -520,7 +524,7 @@ mod tests {
         let mut table = table();
         assert_eq!(table.get_host(A, T0), Answer::NotFound);
         assert_eq!(interests(&mut table), [Interest::Want(A)]);
-        table.route_update(A, &hosts(ports), T0);
+        table.route_update(A, &route(ports), T0);
         table
     }
 
@@ -589,7 +593,7 @@ mod tests {
             assert_eq!(table.get_host(A, T0 + 15 * SECOND), Answer::Host(host(1)));
             table.get_host(A, T0 + 15 * SECOND);
             assert_eq!(interests(&mut table), [Interest::Want(A)]);
-            table.route_update(A, &hosts([1]), T0 + 16 * SECOND);
+            table.route_update(A, &route([1]), T0 + 16 * SECOND);
             table.get_host(A, T0 + 30 * SECOND);
             assert_eq!(interests(&mut table), [], "an update counts from when it came");
         }
@@ -644,14 +648,14 @@ mod tests {
         fn in_a_full_table_the_longest_missed_module_without_hosts_makes_room() {
             let mut table = table_of(2);
             table.get_host(A, T0);
-            table.route_update(A, &hosts([1]), T0);
+            table.route_update(A, &route([1]), T0);
             table.get_host(B, T0);
             assert!(!table.poll_full());
             for n in 0..10 {
                 assert_eq!(table.get_host(ModuleId::new(n, 0), T0), Answer::NotFound);
             }
             let newest = ModuleId::new(9, 0);
-            table.route_update(newest, &hosts([2]), T0);
+            table.route_update(newest, &route([2]), T0);
             assert_eq!(table.get_host(newest, T0), Answer::Host(host(2)), "a new module is served");
             assert_eq!(table.get_host(A, T0), Answer::Host(host(1)), "a module with hosts stays");
             assert_eq!((table.stats().modules, table.stats().modules_evicted), (2, 10));
@@ -683,7 +687,7 @@ mod tests {
         fn a_table_full_of_modules_with_hosts_remembers_no_others() {
             let mut table = table_of(1);
             table.get_host(A, T0);
-            table.route_update(A, &hosts([1]), T0);
+            table.route_update(A, &route([1]), T0);
             assert_eq!(table.get_host(B, T0), Answer::NotFound);
             assert_eq!((table.stats().modules, table.stats().modules_refused), (1, 1));
         }
@@ -726,7 +730,7 @@ mod tests {
         #[test]
         fn routes_that_nobody_asked_for_are_ignored() {
             let mut table = table();
-            table.route_update(A, &hosts([1]), T0);
+            table.route_update(A, &route([1]), T0);
             assert_eq!((table.stats().modules, table.stats().updates_unknown), (0, 1));
         }
 
@@ -833,7 +837,7 @@ mod tests {
         let modules: Vec<ModuleId> = (0..100).map(|n| ModuleId::new(n, 0)).collect();
         for &module in &modules {
             table.get_host(module, T0);
-            table.route_update(module, &hosts([1]), T0);
+            table.route_update(module, &route([1]), T0);
             (0..15).for_each(|_| table.report(module, host(1), Outcome::Failure, T0));
         }
         assert_eq!((table.stats().hosts_idle, table.stats().hosts_overloaded), (0, 100));
@@ -853,7 +857,7 @@ mod tests {
         table.get_host(A, T0);
         table.handle_timeout(T0);
         assert_eq!(table.poll_timeout(), Some(T0 + SWEEP_INTERVAL));
-        table.route_update(A, &hosts([1]), T0);
+        table.route_update(A, &route([1]), T0);
         fail(&mut table, 1, 15, T0);
         assert_eq!(table.statistics_deadline(), Some(T0), "a change of state is sent at once");
     }

@@ -206,13 +206,13 @@ impl HostSet {
         self.clock = now;
     }
 
-    /// Makes `endpoints` the hosts of the set: new ones join idle at the tail, vanished ones leave, the others
+    /// Makes `route` the hosts of the set: new ones join idle at the tail, vanished ones leave, the others
     /// keep their state and place. Of a host that is listed twice the first entry counts.
-    pub(super) fn update(&mut self, endpoints: impl IntoIterator<Item = Endpoint>) {
+    pub(super) fn update(&mut self, route: &[Endpoint]) {
         for (_, host) in &mut self.hosts {
             host.listed = false;
         }
-        for endpoint in endpoints {
+        for &endpoint in route {
             match self.find(endpoint.addr) {
                 Some(key) => self.list(key, endpoint),
                 None => self.join(endpoint),

@@ -153,16 +153,11 @@ impl Balancer {
         true
     }
 
-    /// Makes `endpoints` the module's hosts: new ones are added, vanished ones leave, the others keep their
-    /// state. A host that is listed twice counts once.
-    pub fn update(
-        &mut self,
-        endpoints: impl IntoIterator<Item = Endpoint>,
-        now: Moment,
-        effects: &mut Effects,
-    ) {
+    /// Makes `route` the module's hosts: new ones are added, vanished ones leave, the others keep their state. A
+    /// host that is listed twice counts once, as its first entry says.
+    pub fn update(&mut self, route: &[Endpoint], now: Moment, effects: &mut Effects) {
         self.hosts.observe(now);
-        self.hosts.update(endpoints);
+        self.hosts.update(route);
         self.look_for_panic(effects);
         self.check_invariants();
     }

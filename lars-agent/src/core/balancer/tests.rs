@@ -24,6 +24,10 @@ fn hosts(numbers: impl IntoIterator<Item = u8>) -> Vec<HostAddr> {
     numbers.into_iter().map(host).collect()
 }
 
+fn route(hosts: &[HostAddr]) -> Vec<Endpoint> {
+    hosts.iter().copied().map(Endpoint::from).collect()
+}
+
 /// A balancer whose clock stands where the test puts it, with its effects added up.
 struct Bench {
     balancer: Balancer,
@@ -52,8 +56,7 @@ impl Bench {
     }
 
     fn update(&mut self, hosts: &[HostAddr]) {
-        let endpoints = hosts.iter().copied().map(Endpoint::from);
-        self.balancer.update(endpoints, self.now, &mut self.effects);
+        self.balancer.update(&route(hosts), self.now, &mut self.effects);
     }
 
     fn ejections(&self) -> usize {
@@ -432,7 +435,7 @@ mod update {
         let mut bench = Bench::with_hosts(1);
         let version = bench.balancer.version();
         let endpoint = Endpoint { addr: host(1), weight: 7, zone: Zone::new(2) };
-        bench.balancer.update([endpoint], START, &mut bench.effects);
+        bench.balancer.update(&[endpoint], START, &mut bench.effects);
         assert_eq!(bench.balancer.endpoint(host(1)), Some(endpoint));
         assert_eq!(bench.balancer.endpoint(host(2)), None);
         assert!(bench.balancer.version() > version);
@@ -903,9 +906,9 @@ impl Pair {
                 self.report_batch(n, (outcome, times), &outcomes, &mut effects)?;
             }
             Step::Update(numbers) => {
-                let endpoints = hosts(numbers.clone()).into_iter().map(Endpoint::from);
-                self.balancer.update(endpoints, now, &mut effects);
-                self.model.update(&hosts(numbers), now);
+                let hosts = hosts(numbers);
+                self.balancer.update(&route(&hosts), now, &mut effects);
+                self.model.update(&hosts, now);
             }
             Step::Sweep => {
                 self.balancer.sweep(now, &mut effects);
