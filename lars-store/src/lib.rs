@@ -27,7 +27,9 @@ mod url;
 pub use call_status::{CallStatus, CallStatusKey, CallStatusStore, ExpiryCursor, ExpiryStep, TS_AHEAD_MAX};
 pub use error::StoreError;
 pub use outage_log::{OutageLog, REMINDER_INTERVAL};
-pub use route::{EditOutcome, HOSTS_PER_MODULE_MAX, LoadReport, RouteChange, RouteEdit, RouteStore};
+pub use route::{
+    EditOutcome, HOSTS_PER_MODULE_MAX, LoadReport, Loaded, RouteChange, RouteEdit, RoutePosition, RouteStore,
+};
 pub use url::{MysqlUrl, StoreUrl, StoreUrlError};
 
 /// Routes and call statistics in one database.

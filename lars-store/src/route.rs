@@ -17,8 +17,14 @@ pub const HOSTS_PER_MODULE_MAX: usize = 4_096;
 /// Other programs write these tables too, old ones without a transaction and without a `RouteChange` row.
 /// So changes and versions tell early what happened; [`RouteStore::load`] tells what is.
 pub trait RouteStore {
-    /// The version of the routes. It moves with every edit; 0 in a new database.
-    fn version(&mut self) -> Result<u64, StoreError>;
+    /// The version of the routes. It moves with every edit; 0 in a new database, and where there is none that can be
+    /// read.
+    fn version(&mut self) -> Result<u64, StoreError> {
+        Ok(self.position()?.version.unwrap_or(0))
+    }
+
+    /// How far the database is.
+    fn position(&mut self) -> Result<RoutePosition, StoreError>;
 
     /// Calls `each` with every host of every module, from one consistent snapshot.
     ///
@@ -27,7 +33,19 @@ pub trait RouteStore {
     ///
     /// # Errors
     /// An error may come after `each` was called: what it got is then incomplete.
-    fn load(&mut self, each: &mut dyn FnMut(ModuleId, HostAddr)) -> Result<LoadReport, StoreError>;
+    fn load(&mut self, each: &mut dyn FnMut(ModuleId, HostAddr)) -> Result<LoadReport, StoreError> {
+        Ok(self.load_all(each)?.report)
+    }
+
+    /// Like [`RouteStore::load`], and says how far the database was that the rows are from: read on the same
+    /// connection, in the same transaction.
+    ///
+    /// # Errors
+    /// As those of [`RouteStore::load`].
+    fn load_all(&mut self, each: &mut dyn FnMut(ModuleId, HostAddr)) -> Result<Loaded, StoreError>;
+
+    /// The ids of rows of `RouteData` that name no host, ascending, at most `limit`.
+    fn skipped_row_ids(&mut self, limit: usize) -> Result<Vec<u64>, StoreError>;
 
     /// The hosts of one module, sorted and distinct; empty if it is unknown.
     fn hosts(&mut self, module: ModuleId) -> Result<Vec<HostAddr>, StoreError>;
@@ -44,7 +62,9 @@ pub trait RouteStore {
     fn changes(&mut self, after_id: u64, limit: usize) -> Result<Vec<RouteChange>, StoreError>;
 
     /// The highest id of a change that is still there; 0 if there is none.
-    fn newest_change_id(&mut self) -> Result<u64, StoreError>;
+    fn newest_change_id(&mut self) -> Result<u64, StoreError> {
+        Ok(self.position()?.newest_change_id)
+    }
 
     /// Makes all edits, in their order, or none.
     ///
@@ -105,6 +125,25 @@ pub struct LoadReport {
     pub rows: u64,
     /// Rows that name no host: an id, address or port out of range.
     pub skipped: u64,
+}
+
+/// How far a database is. Several may hold the same routes, one behind the other; what is larger has seen more,
+/// as long as only editors of ours write.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RoutePosition {
+    /// `RouteVersion.version`; `None` if there is none, or it is no number from 0 up.
+    pub version: Option<u64>,
+    /// The highest id in `RouteChange`; 0 if there is none.
+    pub newest_change_id: u64,
+}
+
+/// What came of [`RouteStore::load_all`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Loaded {
+    /// What was seen.
+    pub report: LoadReport,
+    /// How far the database was.
+    pub position: RoutePosition,
 }
 
 /// A row of `RouteChange`: the hosts of a module are others since a version.

@@ -62,6 +62,13 @@ pub(crate) fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
+/// Whether a row of `RouteData` names a host, as a condition: what [`route`] says of its columns.
+pub(crate) const SKIPPED_ROW_IDS: &str = "
+    SELECT id FROM RouteData
+    WHERE (modid BETWEEN -2147483648 AND 4294967295 AND cmdid BETWEEN -2147483648 AND 4294967295
+        AND serverip BETWEEN -2147483648 AND 4294967295 AND serverport BETWEEN 1 AND 65535) IS NOT TRUE
+    ORDER BY id LIMIT ?";
+
 /// Takes the rows of a load in their order: hands on each host once, and counts.
 pub(crate) struct Loading<'a> {
     each: &'a mut dyn FnMut(ModuleId, HostAddr),

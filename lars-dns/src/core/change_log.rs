@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lars_proto::ModuleId;
+use lars_store::RouteChange;
 
 /// How much later than a larger id a smaller one may commit and still be found in the log. What is later
 /// than that is found by the next full reload.
@@ -17,17 +17,6 @@ pub const OVERLAP: Duration = Duration::from_secs(10);
 
 /// When there is nothing to remember, at the start, this many ids before the newest are in the overlap.
 const RESTART_OVERLAP_IDS: u64 = 256;
-
-/// A row of `RouteChange`: somebody changed the hosts of a module.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Change {
-    /// Grows, though not in the order of commits.
-    pub id: u64,
-    /// Whose hosts changed.
-    pub module: ModuleId,
-    /// What `RouteVersion` was set to with it.
-    pub version: u64,
-}
 
 /// A position in `RouteChange`.
 #[derive(Debug, Default)]
@@ -40,7 +29,7 @@ pub struct ChangeLog {
 
 #[derive(Clone, Copy, Debug)]
 struct Handled {
-    change: Change,
+    change: RouteChange,
     first_seen: Instant,
 }
 
@@ -66,13 +55,13 @@ impl ChangeLog {
     /// Whether the row is yet to be dealt with. Ids are given out anew after a truncation, so a row with a
     /// known id is the row it was only if it says the same.
     #[must_use]
-    pub fn is_fresh(&self, change: &Change) -> bool {
+    pub fn is_fresh(&self, change: &RouteChange) -> bool {
         let handled = self.handled.get(&change.id);
         change.id > self.floor && handled.is_none_or(|handled| handled.change != *change)
     }
 
     /// All of these are dealt with.
-    pub fn handle(&mut self, changes: &[Change], now: Instant) {
+    pub fn handle(&mut self, changes: &[RouteChange], now: Instant) {
         for &change in changes {
             if self.is_fresh(&change) {
                 self.handled.insert(change.id, Handled { change, first_seen: now });
@@ -93,10 +82,12 @@ impl ChangeLog {
 
 #[cfg(test)]
 mod tests {
+    use lars_proto::ModuleId;
+
     use super::*;
 
-    fn change(id: u64) -> Change {
-        Change { id, module: ModuleId::new(1, 1), version: 7 }
+    fn change(id: u64) -> RouteChange {
+        RouteChange { id, module: ModuleId::new(1, 1), version: 7 }
     }
 
     fn fresh(log: &ChangeLog, ids: impl IntoIterator<Item = u64>) -> Vec<u64> {
@@ -119,7 +110,7 @@ mod tests {
         let start = Instant::now();
         let mut log = ChangeLog::default();
         log.handle(&[change(1), change(2)], start);
-        let anew = Change { module: ModuleId::new(1, 2), ..change(1) };
+        let anew = RouteChange { module: ModuleId::new(1, 2), ..change(1) };
         assert!(log.is_fresh(&anew));
         log.handle(&[anew, change(2)], start);
         assert!(!log.is_fresh(&anew) && !log.is_fresh(&change(2)));

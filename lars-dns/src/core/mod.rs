@@ -1,7 +1,6 @@
 //! What lars-dns decides, without IO: no clock, no socket, no thread, no store.
 
 pub mod change_log;
-pub mod outage_log;
 pub mod push;
 pub mod snapshot;
 pub mod subscriptions;

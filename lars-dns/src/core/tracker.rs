@@ -11,6 +11,9 @@
 //!   after a failure. That finds what was changed without a row, with a version already seen, or whose row
 //!   was deleted by another server.
 //! * A module that was read while a load went on stays as it was read: the load may have seen it earlier.
+//! * Where the database is several servers, a load may come from one that is behind. One that is older than the
+//!   position at which it began is not used, and a module that was read lately stays as it was read unless the
+//!   load has seen as much.
 //! * A module whose hosts are the same as before has not changed.
 //! * Polls and loads fail each by themselves: changes are seen while loads fail, unless only a load can tell
 //!   what there was before them.
@@ -19,17 +22,16 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    iter,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use lars_proto::{HostAddr, ModuleId};
 use lars_runtime::Backoff;
+use lars_store::{RouteChange, RoutePosition};
 
-use super::{
-    change_log::{Change, ChangeLog},
-    snapshot::Snapshot,
-};
+use super::{change_log::ChangeLog, snapshot::Snapshot};
 
 /// Rows of `RouteChange` asked for at a time. As many in an answer mean that there may be more, and then
 /// one full reload is cheaper than finding out.
@@ -82,14 +84,9 @@ pub enum Step {
 #[derive(Debug)]
 pub enum Answer {
     /// Of [`Step::ReadPosition`].
-    Position {
-        /// `RouteVersion.version`.
-        version: u64,
-        /// 0 if there are no rows.
-        newest_change_id: u64,
-    },
+    Position(RoutePosition),
     /// Of [`Step::ReadChanges`].
-    Changes(Vec<Change>),
+    Changes(Vec<RouteChange>),
     /// Of [`Step::ReadHosts`]: every module asked for.
     Hosts(BTreeMap<ModuleId, Vec<HostAddr>>),
     /// Of [`Step::BeginLoad`].
@@ -111,6 +108,14 @@ pub enum Event {
     },
     /// From now on no changes are seen. What was published last stays in force.
     StoreAway,
+    /// A load was not used, because the database that it came from is behind what was seen. It counts as one that
+    /// failed.
+    LoadDiscarded {
+        /// How far that database is.
+        version: Option<u64>,
+        /// How far it must be.
+        seen: Option<u64>,
+    },
     /// Changes are seen again.
     StoreBack {
         /// Time since [`Event::StoreAway`].
@@ -124,10 +129,12 @@ pub struct Tracker {
     timing: Timing,
     jitter: fastrand::Rng,
     current: Arc<Snapshot>,
-    version: u64,
+    version: Option<u64>,
     /// What this poll has read.
-    version_read: u64,
-    changes_read: Vec<Change>,
+    version_read: Option<u64>,
+    changes_read: Vec<RouteChange>,
+    /// Modules that were read for themselves since the last load began, and for `full_reload_interval` before that.
+    reads: BTreeMap<ModuleId, Read>,
     log: ChangeLog,
     /// What is being done; `None` between two turns.
     doing: Option<Step>,
@@ -159,10 +166,20 @@ enum Place {
 }
 
 /// A load that goes on.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Load {
-    /// The modules that were read since it began.
-    read_meanwhile: BTreeSet<ModuleId>,
+    /// The version when it began.
+    version: Option<u64>,
+}
+
+/// A module that was read.
+#[derive(Clone, Copy, Debug)]
+struct Read {
+    at: Instant,
+    /// A database that is not behind this has seen the change that the module was read for.
+    position: RoutePosition,
+    /// The load that goes on began before.
+    during_load: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -181,9 +198,10 @@ impl Tracker {
             timing,
             jitter,
             current: Arc::default(),
-            version: 0,
-            version_read: 0,
+            version: None,
+            version_read: None,
             changes_read: Vec::new(),
+            reads: BTreeMap::new(),
             log: ChangeLog::default(),
             doing: None,
             turn_started_at: now,
@@ -213,7 +231,7 @@ impl Tracker {
 
     /// The version that was last seen.
     #[must_use]
-    pub fn version(&self) -> u64 {
+    pub fn version(&self) -> Option<u64> {
         self.version
     }
 
@@ -265,15 +283,20 @@ impl Tracker {
     pub fn answer(&mut self, answer: Answer, now: Instant) -> Vec<Event> {
         self.doing = None;
         match answer {
-            Answer::Position { version, newest_change_id } => {
-                self.version_read = version;
-                self.find_place(newest_change_id, now);
+            Answer::Position(position) => {
+                self.version_read = position.version;
+                self.find_place(position.newest_change_id, now);
                 Vec::new()
             }
             Answer::Changes(changes) => self.take_changes(changes, now),
             Answer::Hosts(hosts) => self.take_hosts(hosts, now),
             Answer::LoadBegun => {
-                self.load = Some(Load::default());
+                self.load = Some(Load { version: self.version });
+                let interval = self.timing.full_reload_interval;
+                self.reads.retain(|_, read| {
+                    read.during_load = false;
+                    now.duration_since(read.at) < interval
+                });
                 if self.place == Place::Lost {
                     self.place = Place::Restoring;
                 }
@@ -286,11 +309,18 @@ impl Tracker {
         }
     }
 
-    /// The load that went on is done, with these routes.
-    pub fn loaded(&mut self, loaded: Snapshot, now: Instant) -> Vec<Event> {
-        let Load { read_meanwhile } = self.load.take().unwrap_or_default();
-        let known = |module: ModuleId| (module, self.current.hosts(module).to_vec());
-        let (snapshot, _) = loaded.apply(read_meanwhile.into_iter().map(known).collect());
+    /// The load that went on is done, with these routes of a database that was so far.
+    pub fn loaded(&mut self, loaded: Snapshot, position: RoutePosition, now: Instant) -> Vec<Event> {
+        let seen = self.load.as_ref().and_then(|load| load.version);
+        if is_behind(position.version, seen) {
+            let discarded = Event::LoadDiscarded { version: position.version, seen };
+            return iter::once(discarded).chain(self.load_failed(now)).collect();
+        }
+        self.load = None;
+        let stays = |read: &Read| read.during_load || position < read.position;
+        let read = self.reads.iter().filter(|(_, read)| stays(read));
+        let read = read.map(|(&module, _)| (module, self.current.hosts(module).to_vec()));
+        let (snapshot, _) = loaded.apply(read.collect());
         let first = self.loaded_at.replace(now).is_none();
         self.load_failures = 0;
         if self.place == Place::Restoring {
@@ -360,16 +390,19 @@ impl Tracker {
         }
         // An empty log is no news: old servers delete what they have read. One that is shorter but not empty
         // was truncated and written anew, or restored.
-        self.reload_wanted |= went_back && newest_change_id > 0;
+        if went_back && newest_change_id > 0 {
+            self.reload_wanted = true;
+            self.forget_reads();
+        }
         self.doing = Some(Step::ReadChanges { after_id: self.log.read_after() });
     }
 
-    fn take_changes(&mut self, changes: Vec<Change>, now: Instant) -> Vec<Event> {
+    fn take_changes(&mut self, changes: Vec<RouteChange>, now: Instant) -> Vec<Event> {
         let version_moved = self.version_read != self.version;
         // A row that is not fresh explains a version, too: the version may have been read just before both
         // were written, or be written after its row, as may the hosts be. So these are read again.
-        let explains = |change: &Change| {
-            self.log.is_fresh(change) || (version_moved && change.version == self.version_read)
+        let explains = |change: &RouteChange| {
+            self.log.is_fresh(change) || (version_moved && Some(change.version) == self.version_read)
         };
         let to_read: BTreeSet<ModuleId> =
             changes.iter().filter(|change| explains(change)).map(|change| change.module).collect();
@@ -378,6 +411,9 @@ impl Tracker {
             self.lose_place();
             self.next_turn_at = self.reload_allowed_at(now);
             return Vec::new();
+        }
+        if is_behind(self.version_read, self.version) {
+            self.forget_reads();
         }
         self.reload_wanted |= (version_moved && to_read.is_empty()) || self.reload_is_due(now);
         self.changes_read = changes;
@@ -389,12 +425,29 @@ impl Tracker {
     }
 
     fn take_hosts(&mut self, hosts: BTreeMap<ModuleId, Vec<HostAddr>>, now: Instant) -> Vec<Event> {
-        if let Some(load) = &mut self.load {
-            load.read_meanwhile.extend(hosts.keys());
-        }
+        self.note_reads(hosts.keys().copied(), now);
         let (snapshot, changed) = self.current.apply(hosts);
         let published = (!changed.is_empty()).then(|| self.publish(snapshot, changed));
         published.into_iter().chain(self.load_or_end_turn(now)).collect()
+    }
+
+    /// The database went back: what was read before that stands in the way of no load that begins from now on.
+    fn forget_reads(&mut self) {
+        self.reads.retain(|_, read| read.during_load);
+    }
+
+    fn note_reads(&mut self, modules: impl Iterator<Item = ModuleId>, now: Instant) {
+        let mut newest_change = BTreeMap::new();
+        for change in &self.changes_read {
+            let id = newest_change.entry(change.module).or_insert(change.id);
+            *id = change.id.max(*id);
+        }
+        let during_load = self.is_loading();
+        for module in modules {
+            let newest_change_id = newest_change.get(&module).copied().unwrap_or(0);
+            let position = RoutePosition { version: self.version_read, newest_change_id };
+            self.reads.insert(module, Read { at: now, position, during_load });
+        }
     }
 
     /// Every change that was found is dealt with. The last step of a turn begins a load, if one is wanted.
@@ -449,6 +502,11 @@ impl Tracker {
     fn reload_pause_min(&self) -> Duration {
         RELOAD_PAUSE_MIN.min(self.timing.full_reload_interval)
     }
+}
+
+/// Where one of them cannot be read, nobody can tell.
+fn is_behind(version: Option<u64>, other: Option<u64>) -> bool {
+    version.zip(other).is_some_and(|(version, other)| version < other)
 }
 
 /// From three to five quarters of the interval.

@@ -7,11 +7,10 @@ use std::{
     time::SystemTime,
 };
 
-use lars_store::{OpenMode, RouteChange, Store, StoreError, StoreUrl};
+use lars_store::{OpenMode, RoutePosition, Store, StoreError, StoreUrl};
 
 use super::stats::PollStats;
 use crate::core::{
-    change_log::Change,
     snapshot::{Snapshot, SnapshotBuilder},
     tracker::{Answer, CHANGES_READ_MAX, Step},
 };
@@ -26,17 +25,20 @@ pub(super) struct Database {
     load: Option<flume::Receiver<Loaded>>,
 }
 
+/// Ids of rows that name no host, in a log line.
+const SKIPPED_IDS_SHOWN: usize = 10;
+
 type Opened = Option<Box<dyn Store>>;
 
 /// What comes back from the thread of a load.
 struct Loaded {
     store: Opened,
-    result: Result<Snapshot, StoreError>,
+    result: Result<(Snapshot, RoutePosition), StoreError>,
 }
 
 /// How a load ended.
 pub(super) enum LoadEnd {
-    Done(Result<Snapshot, StoreError>),
+    Done(Result<(Snapshot, RoutePosition), StoreError>),
     Panicked,
 }
 
@@ -104,30 +106,34 @@ fn opened<'a>(store: &'a mut Opened, url: &StoreUrl) -> Result<&'a mut dyn Store
 
 fn perform(store: &mut dyn Store, step: &Step) -> Result<Answer, StoreError> {
     match step {
-        Step::ReadPosition => {
-            let version = store.version()?;
-            Ok(Answer::Position { version, newest_change_id: store.newest_change_id()? })
-        }
-        Step::ReadChanges { after_id } => {
-            let changes = store.changes(*after_id, CHANGES_READ_MAX)?;
-            Ok(Answer::Changes(changes.into_iter().map(change).collect()))
-        }
+        Step::ReadPosition => Ok(Answer::Position(store.position()?)),
+        Step::ReadChanges { after_id } => Ok(Answer::Changes(store.changes(*after_id, CHANGES_READ_MAX)?)),
         Step::ReadHosts(modules) => Ok(Answer::Hosts(store.hosts_of_each(modules)?)),
         Step::Prune(age) => store.prune_changes(*age, SystemTime::now()).map(|_| Answer::Pruned),
         Step::BeginLoad | Step::Wait(_) => unreachable!("needs no open store"),
     }
 }
 
-fn change(row: RouteChange) -> Change {
-    Change { id: row.id, module: row.module, version: row.version }
+fn load_all(
+    store: &mut dyn Store,
+    current: &Snapshot,
+    stats: &PollStats,
+) -> Result<(Snapshot, RoutePosition), StoreError> {
+    let mut builder = SnapshotBuilder::sized_like(current);
+    let loaded = store.load_all(&mut |module, host| builder.push(module, host))?;
+    let skipped = loaded.report.skipped;
+    if stats.rows_skipped.swap(skipped, Relaxed) != skipped {
+        log_skipped(store, skipped)?;
+    }
+    Ok((builder.finish(), loaded.position))
 }
 
-fn load_all(store: &mut dyn Store, current: &Snapshot, stats: &PollStats) -> Result<Snapshot, StoreError> {
-    let mut builder = SnapshotBuilder::sized_like(current);
-    let report = store.load(&mut |module, host| builder.push(module, host))?;
-    let skipped_before = stats.rows_skipped.swap(report.skipped, Relaxed);
-    if report.skipped != skipped_before {
-        tracing::warn!(rows = report.skipped, "rows of RouteData name no host and are not served");
+fn log_skipped(store: &mut dyn Store, rows: u64) -> Result<(), StoreError> {
+    if rows == 0 {
+        tracing::info!("every row of RouteData names a host again");
+        return Ok(());
     }
-    Ok(builder.finish())
+    let first_ids = store.skipped_row_ids(SKIPPED_IDS_SHOWN)?;
+    tracing::warn!(rows, ?first_ids, "rows of RouteData name no host and are not served");
+    Ok(())
 }

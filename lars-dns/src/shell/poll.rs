@@ -10,7 +10,7 @@ use std::{
 use lars_proto::ModuleId;
 use lars_runtime::{ShardHandle, Stopped};
 use lars_service::Shutdown;
-use lars_store::{StoreError, StoreUrl};
+use lars_store::{OutageLog, StoreError, StoreUrl};
 
 use super::{
     database::{Database, LoadEnd},
@@ -18,7 +18,6 @@ use super::{
     stats::PollStats,
 };
 use crate::core::{
-    outage_log::OutageLog,
     push::{self, Push},
     snapshot::Snapshot,
     tracker::{Answer, Event, Step, Timing, Tracker},
@@ -174,12 +173,13 @@ impl Poller {
 
     fn take_load(&mut self, end: LoadEnd) -> Result<Option<Publication>, StoreError> {
         match end {
-            LoadEnd::Done(Ok(snapshot)) => {
+            LoadEnd::Done(Ok((snapshot, position))) => {
                 self.stats.full_reloads.fetch_add(1, Relaxed);
-                if self.failed_loads.over() {
+                let events = self.tracker.loaded(snapshot, position, Instant::now());
+                let is_used = !events.iter().any(|event| matches!(event, Event::LoadDiscarded { .. }));
+                if is_used && self.failed_loads.over() {
                     tracing::info!(store = %self.database.url(), "everything can be loaded again");
                 }
-                let events = self.tracker.loaded(snapshot, Instant::now());
                 Ok(self.take_events(events))
             }
             LoadEnd::Done(Err(error)) => {
@@ -214,9 +214,10 @@ impl Poller {
             match event {
                 Event::Publish { snapshot, changed } => publication = Some((snapshot, changed)),
                 Event::StoreBack { away_for } => {
-                    self.failed_polls.over();
+                    let _ = self.failed_polls.over();
                     tracing::info!(store = %self.database.url(), ?away_for, "the store is back");
                 }
+                Event::LoadDiscarded { version, seen } => self.log_discarded(version, seen),
                 // Comes with an error, which is logged.
                 Event::StoreAway => {}
             }
@@ -239,11 +240,26 @@ impl Poller {
         tracing::warn!(%error, failures_not_logged = unsaid, "{means}");
     }
 
+    /// A server that is behind for a moment is the database's own business; one that stays so is mentioned again.
+    fn log_discarded(&mut self, version: Option<u64>, seen: Option<u64>) {
+        self.stats.loads_discarded.fetch_add(1, Relaxed);
+        let reason = "a load came from a server that is behind".to_owned();
+        if let Some(unsaid) = self.failed_loads.failed(reason, Instant::now()) {
+            let (version, seen) = (version.unwrap_or(0), seen.unwrap_or(0));
+            tracing::warn!(
+                version,
+                seen,
+                loads_not_logged = unsaid,
+                "a full load is not used: it is behind what was seen"
+            );
+        }
+    }
+
     fn count(&self) {
         let snapshot = self.tracker.snapshot();
         self.stats.modules.store(snapshot.module_count() as u64, Relaxed);
         self.stats.hosts.store(snapshot.host_count() as u64, Relaxed);
-        self.stats.version.store(self.tracker.version(), Relaxed);
+        self.stats.version.store(self.tracker.version().unwrap_or(0), Relaxed);
     }
 
     /// Every shard first gets the routes and then the pushes made from them, in this order, so that no

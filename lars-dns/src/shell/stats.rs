@@ -50,6 +50,7 @@ pub(super) struct PollStats {
     pub(super) truncated_routes: AtomicU64,
     pub(super) store_errors: AtomicU64,
     pub(super) full_reloads: AtomicU64,
+    pub(super) loads_discarded: AtomicU64,
     pub(super) rows_skipped: AtomicU64,
     pub(super) modules: AtomicU64,
     pub(super) hosts: AtomicU64,

@@ -162,11 +162,24 @@ fn check_end_of_wait(serve: impl FnOnce(&TcpListener) -> Option<TcpStream>) {
 }
 
 #[test]
-fn a_database_that_cannot_be_is_an_error() {
-    let url: StoreUrl = "sqlite:/nonexistent/folder/lars.db".parse().expect("a URL");
-    let error = Dns::start(config(url)).expect_err("there is no such folder");
+fn a_file_that_is_no_database_is_an_error() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("lars.db");
+    std::fs::write(&file, "a shopping list, which is not what SQLite writes".repeat(100))
+        .expect("it is written");
+    let error = Dns::start(config(StoreUrl::Sqlite(file))).expect_err("it is no database");
     assert!(matches!(error, StartError::Store(_)), "{error}");
-    assert!(error.to_string().contains("/nonexistent/folder/lars.db"), "{error}");
+    assert!(error.to_string().contains("lars.db"), "{error}");
+}
+
+#[test]
+fn a_wrong_password_is_an_error() {
+    let StoreUrl::Mysql(mut url) = Maria::new(MariaDb::shared(), "locked_up").url() else {
+        panic!("a MySQL URL")
+    };
+    url.password = Some("guessed".to_owned());
+    let error = Dns::start(config(StoreUrl::Mysql(url))).expect_err("access is denied");
+    assert!(matches!(error, StartError::Store(_)), "{error}");
 }
 
 /// Only the large statement takes longer than the server allows: what polls read is a few rows.

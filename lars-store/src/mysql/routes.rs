@@ -15,7 +15,7 @@ use super::{
     first_row, schema, values,
 };
 use crate::{
-    EditOutcome, LoadReport, RouteChange, RouteEdit, RouteStore, StoreError,
+    EditOutcome, Loaded, RouteChange, RouteEdit, RoutePosition, RouteStore, StoreError,
     edit::{self, EditTransaction, RouteRow, Routes},
     error::Failure,
     row::{self, Loading, RouteColumns},
@@ -27,13 +27,16 @@ type Result<T, E = Failure<Error>> = std::result::Result<T, E>;
 const PRUNED_AT_ONCE: u64 = 10_000;
 
 impl RouteStore for MysqlStore {
-    fn version(&mut self) -> Result<u64, StoreError> {
-        const SELECT: &str = "SELECT version FROM RouteVersion WHERE id = 1";
-        self.with_conn(|conn| Ok(first_row(conn, SELECT)?.unwrap_or(0)))
+    fn position(&mut self) -> Result<RoutePosition, StoreError> {
+        self.with_conn(|conn| Ok(position(conn)?))
     }
 
-    fn load(&mut self, each: &mut dyn FnMut(ModuleId, HostAddr)) -> Result<LoadReport, StoreError> {
+    fn load_all(&mut self, each: &mut dyn FnMut(ModuleId, HostAddr)) -> Result<Loaded, StoreError> {
         self.with_patient_conn(LOAD_TIMEOUT, |conn| {
+            // It ends with the connection. Where the tables know no transactions, the rows are not older than the
+            // position, because that is read first.
+            conn.query_drop("START TRANSACTION WITH CONSISTENT SNAPSHOT")?;
+            let position = position(conn)?;
             // One statement reads one snapshot. Sorting is left to us: for the server, of which there is one, it
             // would be half of the work.
             let rows = conn.exec_iter("SELECT modid, cmdid, serverip, serverport FROM RouteData", ())?;
@@ -46,7 +49,7 @@ impl RouteStore for MysqlStore {
             }
             found.sort_unstable_by_key(|&(module, host)| (module.to_unsigned(), host));
             found.into_iter().for_each(|route| loading.route(route));
-            Ok(loading.report())
+            Ok(Loaded { report: loading.report(), position })
         })
     }
 
@@ -80,9 +83,8 @@ impl RouteStore for MysqlStore {
         })
     }
 
-    fn newest_change_id(&mut self) -> Result<u64, StoreError> {
-        const SELECT: &str = "SELECT COALESCE(MAX(id), 0) FROM RouteChange";
-        self.with_conn(|conn| Ok(first_row(conn, SELECT)?.unwrap_or(0)))
+    fn skipped_row_ids(&mut self, limit: usize) -> Result<Vec<u64>, StoreError> {
+        self.with_conn(|conn| Ok(conn.exec(row::SKIPPED_ROW_IDS, (limit,))?))
     }
 
     fn edit(&mut self, edits: &[RouteEdit]) -> Result<EditOutcome, StoreError> {
@@ -106,6 +108,18 @@ impl RouteStore for MysqlStore {
             }
         }
     }
+}
+
+fn position(conn: &mut Conn) -> Result<RoutePosition, Error> {
+    const VERSION: &str = "SELECT version FROM RouteVersion WHERE id = 1";
+    const NEWEST_CHANGE: &str = "SELECT COALESCE(MAX(id), 0) FROM RouteChange";
+    let version = conn.exec_first(VERSION, ())?.and_then(readable_version);
+    Ok(RoutePosition { version, newest_change_id: first_row(conn, NEWEST_CHANGE)?.unwrap_or(0) })
+}
+
+/// Old tables and old editors leave versions that are null, or negative.
+fn readable_version(row: Row) -> Option<u64> {
+    mysql::from_row_opt(row).ok()
 }
 
 /// Adds the hosts of some modules. `suffix` ends the statement.
@@ -153,8 +167,8 @@ impl EditTransaction for Edit<'_> {
 
     fn lock_version(&mut self) -> Result<u64> {
         const LOCK: &str = "SELECT version FROM RouteVersion WHERE id = 1 FOR UPDATE";
-        if let Some(version) = first_row(self.0, LOCK)? {
-            return Ok(version);
+        if let Some(row) = self.0.exec_first(LOCK, ())? {
+            return Ok(readable_version(row).unwrap_or(0));
         }
         self.0.query_drop(schema::ADD_VERSION_ROW)?;
         first_row(self.0, LOCK)?.ok_or(Failure::Overtaken)
@@ -171,7 +185,12 @@ impl EditTransaction for Edit<'_> {
 
     fn set_version(&mut self, from: u64, to: u64) -> Result<()> {
         // Where tables are MyISAM the lock is none, and this condition is what keeps two editors apart.
-        self.0.exec_drop("UPDATE RouteVersion SET version = ? WHERE id = 1 AND version = ?", (to, from))?;
+        // So is that of a version that cannot be read: nobody else made it readable.
+        self.0.exec_drop(
+            "UPDATE RouteVersion SET version = ?
+             WHERE id = 1 AND (version = ? OR version IS NULL OR version < 0)",
+            (to, from),
+        )?;
         if self.0.affected_rows() == 0 { Err(Failure::Overtaken) } else { Ok(()) }
     }
 

@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
 use super::SqliteStore;
 use crate::{
-    EditOutcome, LoadReport, RouteChange, RouteEdit, RouteStore, StoreError,
+    EditOutcome, Loaded, RouteChange, RouteEdit, RoutePosition, RouteStore, StoreError,
     edit::{self, EditTransaction, RouteRow, Routes},
     error::Failure,
     row::{self, Loading, RouteColumns},
@@ -19,12 +19,14 @@ use crate::{
 type Result<T, E = Failure<rusqlite::Error>> = std::result::Result<T, E>;
 
 impl RouteStore for SqliteStore {
-    fn version(&mut self) -> Result<u64, StoreError> {
-        self.read(version)
+    fn position(&mut self) -> Result<RoutePosition, StoreError> {
+        self.read(position)
     }
 
-    fn load(&mut self, each: &mut dyn FnMut(ModuleId, HostAddr)) -> Result<LoadReport, StoreError> {
+    fn load_all(&mut self, each: &mut dyn FnMut(ModuleId, HostAddr)) -> Result<Loaded, StoreError> {
         self.read(|connection| {
+            let snapshot = connection.unchecked_transaction()?;
+            let position = position(&snapshot)?;
             let mut statement = connection.prepare_cached(
                 "SELECT modid, cmdid, serverip, serverport FROM RouteData
                  ORDER BY modid, cmdid, serverip, serverport",
@@ -34,7 +36,7 @@ impl RouteStore for SqliteStore {
             while let Some(row) = rows.next()? {
                 loading.row(columns(row).ok());
             }
-            Ok(loading.report())
+            Ok(Loaded { report: loading.report(), position })
         })
     }
 
@@ -57,9 +59,10 @@ impl RouteStore for SqliteStore {
         })
     }
 
-    fn newest_change_id(&mut self) -> Result<u64, StoreError> {
+    fn skipped_row_ids(&mut self, limit: usize) -> Result<Vec<u64>, StoreError> {
         self.read(|connection| {
-            connection.query_row("SELECT COALESCE(MAX(id), 0) FROM RouteChange", [], |row| row.get(0))
+            let mut statement = connection.prepare_cached(row::SKIPPED_ROW_IDS)?;
+            statement.query_map([row::signed(limit as u64)], |row| row.get(0))?.collect()
         })
     }
 
@@ -77,12 +80,19 @@ fn columns(row: &Row<'_>) -> rusqlite::Result<RouteColumns> {
     Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
 }
 
-fn version(connection: &Connection) -> rusqlite::Result<u64> {
+fn position(connection: &Connection) -> rusqlite::Result<RoutePosition> {
+    const NEWEST_CHANGE: &str = "SELECT COALESCE(MAX(id), 0) FROM RouteChange";
+    let newest_change_id = connection.prepare_cached(NEWEST_CHANGE)?.query_row([], |row| row.get(0))?;
+    Ok(RoutePosition { version: version(connection)?, newest_change_id })
+}
+
+/// Old editors leave versions that are null, negative, or no number.
+fn version(connection: &Connection) -> rusqlite::Result<Option<u64>> {
     let version = connection
         .prepare_cached("SELECT version FROM RouteVersion WHERE id = 1")?
-        .query_row([], |row| row.get(0))
+        .query_row([], |row| Ok(row.get(0).ok()))
         .optional()?;
-    Ok(version.unwrap_or(0))
+    Ok(version.flatten())
 }
 
 fn hosts(connection: &Connection, module: ModuleId) -> rusqlite::Result<BTreeSet<HostAddr>> {
@@ -115,7 +125,7 @@ impl EditTransaction for Edit<'_> {
     type Error = rusqlite::Error;
 
     fn lock_version(&mut self) -> Result<u64> {
-        Ok(version(self.0)?)
+        Ok(version(self.0)?.unwrap_or(0))
     }
 
     fn hosts(&mut self, modules: &BTreeSet<ModuleId>) -> Result<Routes> {

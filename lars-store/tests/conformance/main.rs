@@ -39,6 +39,8 @@ on_every_backend! {
     routes::change_ids_never_come_again,
     routes::versions_follow_the_clock_and_each_other,
     routes::a_missing_version_row_is_made_again,
+    routes::a_load_says_how_far_the_database_was,
+    routes::a_version_that_cannot_be_read_stops_nothing,
     call_status::an_empty_database_has_nothing_to_tell,
     call_status::a_row_never_grows_older,
     call_status::one_batch_with_a_key_twice,

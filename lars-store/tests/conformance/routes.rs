@@ -10,7 +10,7 @@ use lars_proto::{HostAddr, ModuleId};
 use lars_store::{
     EditOutcome, HOSTS_PER_MODULE_MAX, LoadReport, RouteChange,
     RouteEdit::{Add, Remove, RemoveModule, Replace},
-    Store, StoreError,
+    RoutePosition, Store, StoreError,
 };
 
 use crate::Database;
@@ -199,6 +199,8 @@ pub(crate) fn rows_that_name_no_host_are_counted(database: &Database) {
     let (rows, report) = load(&mut *store);
     assert_eq!(rows, [(MODULE, host(1)), (OTHER, host(2))]);
     assert_eq!(report, LoadReport { rows: 2, skipped: 3 });
+    assert_eq!(store.skipped_row_ids(10).map(|ids| ids.len()), Ok(3));
+    assert_eq!(store.skipped_row_ids(2).map(|ids| ids.len()), Ok(2));
     assert_eq!(store.hosts(MODULE), Ok(hosts([1])));
 
     let outcome = store.edit(&[Remove(MODULE, host(1))]).expect("an edit");
@@ -326,4 +328,37 @@ pub(crate) fn a_missing_version_row_is_made_again(database: &Database) {
     assert_eq!(store.version(), Ok(0));
     let version = store.edit(&[Add(MODULE, host(1))]).expect("an edit").version;
     assert_eq!(store.version().ok(), version);
+}
+
+pub(crate) fn a_load_says_how_far_the_database_was(database: &Database) {
+    let mut store = database.open();
+    for n in 1..4 {
+        let version = store.edit(&[Add(MODULE, host(n))]).expect("an edit").version;
+        let newest_change_id = store.changes(0, 10).expect("changes").last().expect("a change").id;
+        let position = RoutePosition { version, newest_change_id };
+        let loaded = store.load_all(&mut |_, _| ()).expect("a load");
+        assert_eq!((loaded.position, loaded.report.rows), (position, n.into()));
+        assert_eq!(store.position(), Ok(position));
+    }
+}
+
+pub(crate) fn a_version_that_cannot_be_read_stops_nothing(database: &Database) {
+    let mut store = database.open();
+    store.edit(&[Add(MODULE, host(1))]).expect("an edit");
+    // As old tables have it: signed, and null where it was never set.
+    database.execute(
+        "DROP TABLE RouteVersion;
+         CREATE TABLE RouteVersion (id INT PRIMARY KEY, version BIGINT);
+         INSERT INTO RouteVersion VALUES (1, NULL)",
+    );
+    for unreadable in ["NULL", "-5"] {
+        database.execute(&format!("UPDATE RouteVersion SET version = {unreadable}"));
+        assert_eq!(store.position().map(|position| position.version), Ok(None), "{unreadable}");
+        assert_eq!(store.version(), Ok(0));
+        let loaded = store.load_all(&mut |_, _| ()).expect("a load");
+        assert_eq!((loaded.position.version, loaded.report.rows), (None, 1));
+        store.edit(&[Add(MODULE, host(2))]).expect("an edit");
+        assert!(store.version().expect("a version") >= unix_now() - 60, "an edit makes it readable");
+        store.edit(&[Remove(MODULE, host(2))]).expect("an edit");
+    }
 }

@@ -38,7 +38,8 @@ fn hosts(numbers: &[u8]) -> Vec<HostAddr> {
 struct Database {
     routes: BTreeMap<ModuleId, Vec<HostAddr>>,
     version: u64,
-    changes: BTreeMap<u64, Change>,
+    version_is_unreadable: bool,
+    changes: BTreeMap<u64, RouteChange>,
     next_id: u64,
     away: bool,
 }
@@ -51,7 +52,7 @@ impl Database {
 
     fn commit(&mut self, id: u64, module: ModuleId, hosts: Vec<HostAddr>, version: u64) {
         self.routes.insert(module, hosts);
-        self.changes.insert(id, Change { id, module, version });
+        self.changes.insert(id, RouteChange { id, module, version });
         self.version = version;
     }
 
@@ -69,16 +70,18 @@ impl Database {
         builder.finish()
     }
 
+    fn position(&self) -> RoutePosition {
+        let newest_change_id = self.changes.last_key_value().map_or(0, |(&id, _)| id);
+        RoutePosition { version: (!self.version_is_unreadable).then_some(self.version), newest_change_id }
+    }
+
     fn perform(&self, step: &Step) -> Result<Answer, ()> {
         if self.away {
             return Err(());
         }
         Ok(match step {
             Step::Wait(_) => unreachable!("nobody performs a wait"),
-            Step::ReadPosition => Answer::Position {
-                version: self.version,
-                newest_change_id: self.changes.last_key_value().map_or(0, |(&id, _)| id),
-            },
+            Step::ReadPosition => Answer::Position(self.position()),
             Step::ReadChanges { after_id } => {
                 let behind = self.changes.range(after_id + 1..).map(|(_, &change)| change);
                 Answer::Changes(behind.take(CHANGES_READ_MAX).collect())
@@ -96,7 +99,7 @@ impl Database {
 /// A load that goes on.
 struct Loading {
     reads_at: Instant,
-    read: Option<Snapshot>,
+    read: Option<(Snapshot, RoutePosition)>,
     done_at: Instant,
 }
 
@@ -107,6 +110,9 @@ struct World {
     /// Loads that end from now on fail, though everything else succeeds.
     loads_fail: bool,
     load_time: Duration,
+    /// What was committed after each deed, and how many of these the server is behind that loads reach.
+    past: Vec<(Snapshot, RoutePosition)>,
+    load_lag: usize,
     /// From a load's begin to its look at the table, at most [`World::load_time`].
     load_delay: Duration,
     tracker: Tracker,
@@ -131,6 +137,8 @@ impl World {
             load: None,
             loads_fail: false,
             load_time: Duration::ZERO,
+            past: Vec::new(),
+            load_lag: 0,
             load_delay: Duration::ZERO,
             tracker: Tracker::new(timing, 7, now),
             now,
@@ -173,12 +181,16 @@ impl World {
 
     fn go_on_loading(&mut self) {
         if let Some(load) = self.load.as_mut().filter(|load| load.reads_at <= self.now) {
-            load.read.get_or_insert_with(|| self.database.snapshot());
+            let behind = self.load_lag.checked_sub(1).and_then(|lag| self.past.iter().rev().nth(lag));
+            load.read.get_or_insert_with(|| match behind {
+                Some(behind) => behind.clone(),
+                None => (self.database.snapshot(), self.database.position()),
+            });
         }
         if let Some(Loading { read, .. }) = self.load.take_if(|load| load.done_at <= self.now) {
             let events = match read {
-                Some(snapshot) if !self.database.away && !self.loads_fail => {
-                    self.tracker.loaded(snapshot, self.now)
+                Some((snapshot, position)) if !self.database.away && !self.loads_fail => {
+                    self.tracker.loaded(snapshot, position, self.now)
                 }
                 _ => self.tracker.load_failed(self.now).into_iter().collect(),
             };
@@ -219,7 +231,7 @@ impl World {
     fn published(&self) -> Vec<ModuleId> {
         let changed = self.events.iter().map(|event| match event {
             Event::Publish { changed, .. } => changed.clone(),
-            Event::StoreAway | Event::StoreBack { .. } => Vec::new(),
+            Event::StoreAway | Event::StoreBack { .. } | Event::LoadDiscarded { .. } => Vec::new(),
         });
         changed.flatten().collect()
     }
@@ -327,6 +339,51 @@ fn a_poll_that_fails_delays_no_change_though_loads_fail_too() {
 }
 
 #[test]
+fn a_load_that_is_behind_is_not_used_and_tried_again() {
+    let mut world = World::started(timing());
+    let old = (world.database.snapshot(), world.database.position());
+    world.database.edit(module(1), hosts(&[1]));
+    world.run(POLL);
+    (world.past, world.load_lag) = (vec![old], 1);
+    world.run(FULL + POLL * 3);
+    assert_eq!(world.published(), [module(1)]);
+    let discarded = Event::LoadDiscarded { version: Some(0), seen: Some(1) };
+    assert!(world.events.iter().filter(|event| **event == discarded).count() >= 2, "{:?}", world.events);
+    world.database.routes.insert(module(2), hosts(&[2]));
+    world.load_lag = 0;
+    world.run(RETRY_PAUSE_MAX + POLL);
+    assert_eq!(world.published(), [module(1), module(2)]);
+    world.assert_up_to_date();
+}
+
+#[test]
+fn a_module_that_was_read_lately_stays_though_the_version_is_the_same() {
+    let mut world = World::started(timing());
+    world.database.edit(module(1), hosts(&[1]));
+    let behind = (world.database.snapshot(), world.database.position());
+    let (id, version) = (world.database.reserve_id(), world.database.version);
+    world.run(FULL - POLL);
+    world.database.commit(id, module(1), hosts(&[2]), version);
+    world.run(POLL / 2);
+    (world.past, world.load_lag) = (vec![behind], 1);
+    world.run(POLL * 3);
+    assert_eq!(world.published(), [module(1); 2]);
+    world.assert_up_to_date();
+}
+
+#[test]
+fn a_version_that_cannot_be_read_stops_no_loads() {
+    let mut world = World::started(timing());
+    world.database.edit(module(1), hosts(&[1]));
+    world.run(POLL);
+    world.database.version_is_unreadable = true;
+    world.database.routes.insert(module(2), hosts(&[2]));
+    world.run(FULL + POLL);
+    assert_eq!(world.published(), [module(1), module(2)]);
+    world.assert_up_to_date();
+}
+
+#[test]
 fn a_load_that_fails_is_a_failure() {
     let mut world = World::started(timing());
     world.load_time = POLL;
@@ -345,7 +402,7 @@ fn a_load_that_fails_is_a_failure() {
 fn hosts_that_come_between_their_change_and_their_version_are_not_missed() {
     let mut world = World::started(without_periodic_reload());
     let (id, version) = (world.database.reserve_id(), 5);
-    world.database.changes.insert(id, Change { id, module: module(1), version });
+    world.database.changes.insert(id, RouteChange { id, module: module(1), version });
     world.run(POLL);
     world.database.routes.insert(module(1), hosts(&[1]));
     world.database.version = version;
@@ -431,7 +488,7 @@ fn a_version_that_was_written_after_its_row_is_no_reason_to_load_everything() {
     let mut world = World::started(without_periodic_reload());
     let (id, version) = (world.database.reserve_id(), 5);
     world.database.routes.insert(module(1), hosts(&[1]));
-    world.database.changes.insert(id, Change { id, module: module(1), version });
+    world.database.changes.insert(id, RouteChange { id, module: module(1), version });
     world.run(POLL);
     world.database.version = version;
     world.run(POLL * 2);
@@ -629,6 +686,8 @@ enum Deed {
     Truncate,
     /// Loads that begin from now on take so many milliseconds, and look at the table after so many of these.
     LoadTime(u64, u64),
+    /// Loads that look at the table from now on reach a server that is so many deeds behind.
+    LoadLag(usize),
     Away,
     Back,
     /// One step of the tracker, in the middle of whatever it does.
@@ -648,6 +707,7 @@ impl Deed {
             Self::DeleteChanges
             | Self::Truncate
             | Self::LoadTime(..)
+            | Self::LoadLag(_)
             | Self::Away
             | Self::Back
             | Self::Step
@@ -682,6 +742,19 @@ fn any_deed() -> impl Strategy<Value = Deed> {
         1 => Just(Deed::Away),
         1 => Just(Deed::Back),
         1 => (0u64..15_000).prop_map(Deed::Pause),
+    ]
+}
+
+/// Editors that keep the rules, in a database of several servers.
+fn deed_of_many_servers() -> impl Strategy<Value = Deed> {
+    prop_oneof![
+        4 => (0i32..4, any_numbers()).prop_map(|(cmdid, numbers)| Deed::Edit(cmdid, numbers)),
+        2 => (0i32..4, any_numbers()).prop_map(|(cmdid, numbers)| Deed::SameVersion(cmdid, numbers)),
+        1 => Just(Deed::DeleteChanges),
+        2 => (0usize..6).prop_map(Deed::LoadLag),
+        1 => (0u64..4_000, 0u64..4_000).prop_map(|(time, delay)| Deed::LoadTime(time, delay)),
+        4 => Just(Deed::Step),
+        6 => (0u64..1_500).prop_map(Deed::Pause),
     ]
 }
 
@@ -727,12 +800,14 @@ impl Editors {
                 (world.load_time, world.load_delay) =
                     (Duration::from_millis(time), Duration::from_millis(delay));
             }
+            Deed::LoadLag(lag) => world.load_lag = lag,
             Deed::Away => database.away = true,
             Deed::Back => database.away = false,
             Deed::Step => drop(world.one_step()),
             Deed::Pause(millis) => world.run(Duration::from_millis(millis)),
         }
         self.commit(&mut world.database, 1);
+        world.past.push((world.database.snapshot(), world.database.position()));
     }
 
     fn commit(&mut self, database: &mut Database, steps: usize) {
@@ -757,6 +832,19 @@ fn record(history: &mut History, database: &Database) {
         let states = history.entry(*module).or_default();
         if states.last() != Some(hosts) {
             states.push(hosts.clone());
+        }
+    }
+}
+
+#[track_caller]
+fn assert_nothing_went_back(world: &World, history: &History) {
+    let mut newest = BTreeMap::new();
+    for event in &world.events {
+        let Event::Publish { snapshot, changed } = event else { continue };
+        for module in changed {
+            let states = history.get(module).map_or(&[][..], Vec::as_slice);
+            let place = states.iter().position(|hosts| hosts == snapshot.hosts(*module));
+            assert!(newest.insert(*module, place) < Some(place), "{module} went back");
         }
     }
 }
@@ -787,6 +875,23 @@ proptest! {
         prop_assert_eq!(away, back);
     }
 
+    /// Loads may reach any server, also one that is behind: a route never goes back.
+    #[test]
+    fn a_load_from_a_server_that_is_behind_undoes_nothing(
+        deeds in prop::collection::vec(deed_of_many_servers(), 0..80),
+    ) {
+        let mut world = World::started(timing());
+        let (mut editors, mut history) = (Editors::default(), History::new());
+        for (n, deed) in deeds.into_iter().enumerate() {
+            editors.perform(deed.numbered(n as u8), &mut world);
+            record(&mut history, &world.database);
+        }
+        assert_nothing_went_back(&world, &history);
+        (world.load_lag, world.load_time) = (0, Duration::ZERO);
+        world.run(FULL * 2 + RETRY_PAUSE_MAX + POLL);
+        prop_assert_eq!(subscriber_knows(&world), truth(&world));
+    }
+
     /// Also while it happens, whenever a load looks at the table.
     #[test]
     fn nothing_older_is_published_after_what_is_newer(deeds in prop::collection::vec(any_deed(), 0..80)) {
@@ -796,14 +901,7 @@ proptest! {
             editors.perform(deed.numbered(n as u8), &mut world);
             record(&mut history, &world.database);
         }
-        let mut newest = BTreeMap::new();
-        for event in &world.events {
-            let Event::Publish { snapshot, changed } = event else { continue };
-            for module in changed {
-                let place = history[module].iter().position(|hosts| hosts == snapshot.hosts(*module));
-                prop_assert!(newest.insert(*module, place) < Some(place), "{}", module);
-            }
-        }
+        assert_nothing_went_back(&world, &history);
     }
 
     #[test]
