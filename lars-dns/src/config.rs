@@ -31,6 +31,8 @@ pub struct DnsConfig {
     pub store: StoreUrl,
     /// How often it looks for changes there.
     pub timing: Timing,
+    /// Subscriptions of all connections together, spread evenly over the shards.
+    pub subscriptions_max: usize,
 }
 
 impl Default for DnsConfig {
@@ -70,11 +72,13 @@ pub struct PushSection {
     pub output_bytes_max: usize,
     /// A subscriber that takes no bytes for so long is disconnected.
     pub stall_timeout_ms: u64,
+    /// Modules that all subscribers together may be subscribed to.
+    pub subscriptions_max: usize,
 }
 
 impl Default for PushSection {
     fn default() -> Self {
-        Self { output_bytes_max: 1 << 20, stall_timeout_ms: 10_000 }
+        Self { output_bytes_max: 1 << 20, stall_timeout_ms: 10_000, subscriptions_max: 16 << 20 }
     }
 }
 
@@ -114,11 +118,26 @@ impl RawConfig {
     pub fn validate(&self) -> Result<DnsConfig, ConfigError> {
         let (mut server, shards, tcp_driver) = self.server.validate()?;
         self.push.apply_to(&mut server)?;
-        Ok(DnsConfig { server, shards, tcp_driver, store: self.store.url()?, timing: self.store.timing()? })
+        let subscriptions_max = self.push.subscriptions_max()?;
+        Ok(DnsConfig {
+            server,
+            shards,
+            tcp_driver,
+            store: self.store.url()?,
+            timing: self.store.timing()?,
+            subscriptions_max,
+        })
     }
 }
 
 impl PushSection {
+    fn subscriptions_max(&self) -> Result<usize, ConfigError> {
+        if self.subscriptions_max == 0 {
+            return Err(ConfigError::new("push.subscriptions_max", "0 would push nothing to anybody"));
+        }
+        Ok(self.subscriptions_max)
+    }
+
     fn apply_to(&self, server: &mut TcpServerConfig) -> Result<(), ConfigError> {
         // What waits must hold the longest frame at least, or that could never be sent.
         if self.output_bytes_max < server.frame_len_max {
@@ -181,6 +200,7 @@ mod tests {
     fn each_impossible_value_is_named() {
         check("server.listen", |raw| raw.server.listen = "7778".into());
         check("push.output_bytes_max", |raw| raw.push.output_bytes_max = 65_534);
+        check("push.subscriptions_max", |raw| raw.push.subscriptions_max = 0);
         check("push.stall_timeout_ms", |raw| raw.push.stall_timeout_ms = 0);
         check("store.url", |raw| raw.store.url = "postgres://x".into());
         check("store.poll_interval_ms", |raw| raw.store.poll_interval_ms = 0);

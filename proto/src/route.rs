@@ -18,6 +18,12 @@ use crate::{
 /// Bytes of the longest host in a response: tag and length, an address that is a negative number, a port.
 pub const HOST_LEN_MAX: usize = 2 + (1 + 10) + (1 + 3);
 
+/// The extensions of the wire that lars-dns knows, which it tells whoever tells his.
+const PEER_VERSION: u32 = 1;
+
+/// Bytes of field 19: a two-byte tag and [`PEER_VERSION`].
+const PEER_VERSION_LEN: usize = 2 + 1;
+
 /// Bytes kept free for field 16: a two-byte tag and a `u32` varint.
 const HOSTS_TOTAL_LEN_MAX: usize = 2 + 5;
 
@@ -52,6 +58,28 @@ pub fn encode<I>(reply: RouteReply, module: ModuleId, hosts: I, out: &mut Vec<u8
 where
     I: IntoIterator<Item = HostAddr, IntoIter: ExactSizeIterator>,
 {
+    encode_with(reply, module, hosts, 0, out)
+}
+
+/// Like [`encode`] for [`RouteReply::Dns`], and says which extensions lars-dns knows: the first answer to an agent
+/// that has said so of itself.
+pub fn encode_announcing<I>(module: ModuleId, hosts: I, out: &mut Vec<u8>) -> usize
+where
+    I: IntoIterator<Item = HostAddr, IntoIter: ExactSizeIterator>,
+{
+    encode_with(RouteReply::Dns, module, hosts, PEER_VERSION, out)
+}
+
+fn encode_with<I>(
+    reply: RouteReply,
+    module: ModuleId,
+    hosts: I,
+    peer_version: u32,
+    out: &mut Vec<u8>,
+) -> usize
+where
+    I: IntoIterator<Item = HostAddr, IntoIter: ExactSizeIterator>,
+{
     let hosts = hosts.into_iter();
     let total = hosts.len();
     let start = out.len();
@@ -60,7 +88,8 @@ where
     let body = out.len();
     GetRouteResponse { modid: module.modid, cmdid: module.cmdid, ..Default::default() }.encode_raw(out);
 
-    let limit = body + reply.body_len_max() - HOSTS_TOTAL_LEN_MAX;
+    let announcement_len = if peer_version > 0 { PEER_VERSION_LEN } else { 0 };
+    let limit = body + reply.body_len_max() - HOSTS_TOTAL_LEN_MAX - announcement_len;
     let mut sent = 0;
     for host in hosts {
         let before = out.len();
@@ -73,6 +102,9 @@ where
     }
     if sent < total {
         encoding::uint32::encode(16, &u32::try_from(total).unwrap_or(u32::MAX), out);
+    }
+    if peer_version > 0 {
+        encoding::uint32::encode(19, &peer_version, out);
     }
     let len = (out.len() - body) as i32;
     out[start + 4..start + frame::HEADER_LEN].copy_from_slice(&len.to_le_bytes());
@@ -149,6 +181,19 @@ mod tests {
             assert_eq!(route.module(), ModuleId::new(-1, -2));
             assert_eq!((route.host.len(), route.hosts_total), (sent, 10_000));
             assert!(sent > 3_500, "{sent} hosts in a frame");
+        }
+    }
+
+    #[test]
+    fn an_announcement_costs_a_host_at_most() {
+        for count in [0, 3, 10_000] {
+            let (mut plain, mut announcing) = (Vec::new(), Vec::new());
+            let sent = encode(RouteReply::Dns, ModuleId::new(1, 2), hosts(count), &mut plain);
+            let announced = encode_announcing(ModuleId::new(1, 2), hosts(count), &mut announcing);
+            let route = decode(RouteReply::Dns, &announcing);
+            assert_eq!((route.peer_version, route.host.len()), (1, announced));
+            assert_eq!(decode(RouteReply::Dns, &plain).peer_version, 0);
+            assert!(sent - announced <= 1, "{sent} and {announced}");
         }
     }
 

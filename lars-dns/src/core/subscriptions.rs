@@ -14,8 +14,9 @@ use std::{
 use ahash::AHashMap;
 use lars_proto::ModuleId;
 
-/// Modules one connection may be subscribed to. Queries over it are answered all the same, and an agent that
-/// really has more modules learns of changes by asking again.
+/// Modules one connection may be subscribed to. Beyond it, the oldest subscription to a module without hosts makes
+/// room. Where there is none, queries are answered all the same, and an agent that really has more modules learns of
+/// changes by asking again.
 pub const SUBSCRIPTIONS_PER_CONNECTION_MAX: usize = 65_536;
 
 /// In a debug build, every mutation checks a table up to this size in full.
@@ -26,21 +27,37 @@ const CHECKED_SUBSCRIPTIONS_MAX: usize = 256;
 pub enum Subscribed {
     /// From now on the connection hears about the module.
     New,
+    /// So it does, in place of the oldest subscription to a module without hosts: there were as many as there may be.
+    InPlaceOfAnother,
     /// It does already.
     Already,
-    /// It has as many subscriptions as it may have; nothing changed.
+    /// There are as many subscriptions as there may be, all of modules with hosts; nothing changed.
     Refused,
 }
 
-/// Subscribers in the order in which they came: tickets only grow.
-type Subscribers<C> = BTreeMap<u64, C>;
+/// Who is subscribed to a module.
+#[derive(Debug)]
+struct Subscribers<C> {
+    /// In the order in which they came: tickets only grow.
+    by_ticket: BTreeMap<u64, C>,
+    without_hosts: bool,
+}
+
+impl<C> Default for Subscribers<C> {
+    fn default() -> Self {
+        Self { by_ticket: BTreeMap::new(), without_hosts: false }
+    }
+}
 
 /// The subscriptions of the connections `C`.
 #[derive(Debug)]
 pub struct Subscriptions<C> {
     modules: AHashMap<ModuleId, Subscribers<C>>,
     connections: AHashMap<C, Connection>,
+    /// The subscriptions to modules without hosts, oldest first.
+    without_hosts: BTreeMap<u64, (C, ModuleId)>,
     per_connection_max: usize,
+    total_max: usize,
     next_ticket: u64,
     total: usize,
     pending_total: usize,
@@ -52,6 +69,8 @@ struct Connection {
     /// The modules whose subscription is pending, oldest first. Not empty means that the output was full
     /// when it was last tried.
     pending: VecDeque<ModuleId>,
+    /// Its subscriptions to modules without hosts, oldest first.
+    without_hosts: BTreeMap<u64, ModuleId>,
 }
 
 #[derive(Debug)]
@@ -65,7 +84,9 @@ impl<C> Default for Subscriptions<C> {
         Self {
             modules: AHashMap::new(),
             connections: AHashMap::new(),
+            without_hosts: BTreeMap::new(),
             per_connection_max: SUBSCRIPTIONS_PER_CONNECTION_MAX,
+            total_max: usize::MAX,
             next_ticket: 0,
             total: 0,
             pending_total: 0,
@@ -74,6 +95,12 @@ impl<C> Default for Subscriptions<C> {
 }
 
 impl<C: Copy + Eq + Hash> Subscriptions<C> {
+    /// At most so many subscriptions of all connections together.
+    #[must_use]
+    pub fn at_most(total_max: usize) -> Self {
+        Self { total_max, ..Self::default() }
+    }
+
     /// Subscriptions of all connections together.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -94,20 +121,89 @@ impl<C: Copy + Eq + Hash> Subscriptions<C> {
 
     /// From now on `connection` hears about `module`, whether or not such a module exists.
     pub fn subscribe(&mut self, connection: C, module: ModuleId) -> Subscribed {
-        let subscriptions = &mut self.connections.entry(connection).or_default().modules;
-        if subscriptions.contains_key(&module) {
+        if self.connections.get(&connection).is_some_and(|own| own.modules.contains_key(&module)) {
             return Subscribed::Already;
         }
-        if subscriptions.len() >= self.per_connection_max {
-            return Subscribed::Refused;
+        let subscribed = self.make_room(connection);
+        if subscribed != Subscribed::Refused {
+            self.insert(connection, module);
         }
+        self.debug_check();
+        subscribed
+    }
+
+    /// `module` has hosts, or has none: such subscriptions make room for others. To be told when somebody
+    /// subscribes, and with each change.
+    pub fn note_hosts(&mut self, module: ModuleId, has_hosts: bool) {
+        let Some(subscribers) = self.modules.get_mut(&module) else { return };
+        if subscribers.without_hosts != has_hosts {
+            return;
+        }
+        subscribers.without_hosts = !has_hosts;
+        for (&ticket, &subscriber) in &subscribers.by_ticket {
+            let Some(connection) = self.connections.get_mut(&subscriber) else { continue };
+            if has_hosts {
+                connection.without_hosts.remove(&ticket);
+                self.without_hosts.remove(&ticket);
+            } else {
+                connection.without_hosts.insert(ticket, module);
+                self.without_hosts.insert(ticket, (subscriber, module));
+            }
+        }
+        self.debug_check();
+    }
+
+    /// From now on `connection` does not hear about `module` any more. Whether it did.
+    pub fn forget(&mut self, connection: C, module: ModuleId) -> bool {
+        let Some(own) = self.connections.get_mut(&connection) else { return false };
+        let Some(Subscription { ticket, pending }) = own.modules.remove(&module) else { return false };
+        own.without_hosts.remove(&ticket);
+        if pending {
+            own.pending.retain(|waits| *waits != module);
+            self.pending_total -= 1;
+        }
+        if own.modules.is_empty() {
+            self.connections.remove(&connection);
+        }
+        self.unlist(module, ticket);
+        self.total -= 1;
+        self.debug_check();
+        true
+    }
+
+    /// Whether there is room for one more subscription of `connection`, and how that came about.
+    fn make_room(&mut self, connection: C) -> Subscribed {
+        let own = self.connections.get(&connection);
+        let oldest = match own {
+            Some(own) if own.modules.len() >= self.per_connection_max => {
+                own.without_hosts.first_key_value().map(|(_, &module)| (connection, module))
+            }
+            _ if self.total >= self.total_max => {
+                self.without_hosts.first_key_value().map(|(_, &oldest)| oldest)
+            }
+            _ => return Subscribed::New,
+        };
+        match oldest {
+            Some((subscriber, module)) => {
+                self.forget(subscriber, module);
+                Subscribed::InPlaceOfAnother
+            }
+            None => Subscribed::Refused,
+        }
+    }
+
+    fn insert(&mut self, connection: C, module: ModuleId) {
         let ticket = self.next_ticket;
         self.next_ticket += 1;
-        subscriptions.insert(module, Subscription { ticket, pending: false });
-        self.modules.entry(module).or_default().insert(ticket, connection);
+        let own = self.connections.entry(connection).or_default();
+        own.modules.insert(module, Subscription { ticket, pending: false });
+        let subscribers = self.modules.entry(module).or_default();
+        subscribers.by_ticket.insert(ticket, connection);
+        if subscribers.without_hosts {
+            own.without_hosts.insert(ticket, module);
+            self.without_hosts.insert(ticket, (connection, module));
+        }
         self.total += 1;
-        self.debug_check();
-        Subscribed::New
     }
 
     /// Forgets the connection, in time proportional to its subscriptions. Returns how many it had.
@@ -131,7 +227,7 @@ impl<C: Copy + Eq + Hash> Subscriptions<C> {
             return 0;
         };
         let mut deferred = 0;
-        for &subscriber in subscribers.values() {
+        for &subscriber in subscribers.by_ticket.values() {
             match self.connections.get_mut(&subscriber) {
                 Some(connection) if !connection.pending.is_empty() => {
                     self.pending_total += usize::from(connection.mark_pending(module));
@@ -168,9 +264,10 @@ impl<C: Copy + Eq + Hash> Subscriptions<C> {
     }
 
     fn unlist(&mut self, module: ModuleId, ticket: u64) {
+        self.without_hosts.remove(&ticket);
         if let Some(subscribers) = self.modules.get_mut(&module) {
-            subscribers.remove(&ticket);
-            if subscribers.is_empty() {
+            subscribers.by_ticket.remove(&ticket);
+            if subscribers.by_ticket.is_empty() {
                 self.modules.remove(&module);
             }
         }
@@ -190,14 +287,20 @@ impl<C: Copy + Eq + Hash> Subscriptions<C> {
     fn check_invariants(&self) {
         let mut total = 0;
         for (module, subscribers) in &self.modules {
-            assert!(!subscribers.is_empty(), "{module} is listed without subscribers");
-            for (ticket, subscriber) in subscribers {
+            assert!(!subscribers.by_ticket.is_empty(), "{module} is listed without subscribers");
+            for (ticket, subscriber) in &subscribers.by_ticket {
                 let connection = self.connections.get(subscriber).expect("a subscriber is a connection");
+                let listed = subscribers.without_hosts.then_some(*module);
+                assert_eq!(connection.without_hosts.get(ticket).copied(), listed);
+                assert_eq!(self.without_hosts.get(ticket).map(|(_, module)| *module), listed);
                 assert_eq!(connection.modules.get(module).map(|s| s.ticket), Some(*ticket));
                 total += 1;
             }
         }
         assert_eq!(total, self.total);
+        assert!(total <= self.total_max);
+        let listed = self.connections.values().map(|c| c.without_hosts.len()).sum::<usize>();
+        assert_eq!(listed, self.without_hosts.len());
         assert_eq!(self.connections.values().map(|c| c.modules.len()).sum::<usize>(), self.total);
         assert_eq!(self.connections.values().map(|c| c.pending.len()).sum::<usize>(), self.pending_total);
         for connection in self.connections.values() {
@@ -300,9 +403,61 @@ mod tests {
         assert_eq!(published(&mut subscriptions, module(3)), (vec![2], 0));
     }
 
+    #[test]
+    fn the_oldest_subscription_to_a_module_without_hosts_makes_room() {
+        let mut subscriptions = Subscriptions { per_connection_max: 3, ..Subscriptions::default() };
+        for cmdid in 1..=3 {
+            subscriptions.subscribe(1u8, module(cmdid));
+            subscriptions.note_hosts(module(cmdid), cmdid == 2);
+        }
+        subscriptions.defer(1, module(1));
+        assert_eq!(subscriptions.subscribe(1, module(4)), Subscribed::InPlaceOfAnother);
+        assert_eq!((published(&mut subscriptions, module(1)), subscriptions.pending_len()), ((vec![], 0), 0));
+        // What has hosts meanwhile stays, and what has none any more goes.
+        subscriptions.note_hosts(module(3), true);
+        subscriptions.note_hosts(module(4), true);
+        assert_eq!(subscriptions.subscribe(1, module(5)), Subscribed::Refused);
+        subscriptions.note_hosts(module(2), false);
+        assert_eq!(subscriptions.subscribe(1, module(5)), Subscribed::InPlaceOfAnother);
+        assert_eq!(published(&mut subscriptions, module(2)), (vec![], 0));
+        assert_eq!(published(&mut subscriptions, module(4)), (vec![1], 0));
+    }
+
+    #[test]
+    fn all_connections_together_have_a_bound() {
+        let mut subscriptions = Subscriptions::at_most(3);
+        subscriptions.subscribe(1u8, module(1));
+        subscriptions.note_hosts(module(1), true);
+        for cmdid in 2..=3 {
+            subscriptions.subscribe(2, module(cmdid));
+            subscriptions.note_hosts(module(cmdid), false);
+        }
+        assert_eq!(subscriptions.subscribe(3, module(1)), Subscribed::InPlaceOfAnother);
+        assert_eq!(subscriptions.subscribe(3, module(3)), Subscribed::InPlaceOfAnother);
+        subscriptions.note_hosts(module(3), true);
+        assert_eq!(subscriptions.subscribe(4, module(1)), Subscribed::Refused);
+        assert_eq!((subscriptions.len(), subscriptions.close(4)), (3, 0));
+        assert_eq!(published(&mut subscriptions, module(1)), (vec![1, 3], 0));
+    }
+
+    #[test]
+    fn who_forgets_hears_no_more() {
+        let mut subscriptions = Subscriptions::default();
+        subscriptions.subscribe(1u8, module(1));
+        subscriptions.subscribe(2, module(1));
+        subscriptions.defer(1, module(1));
+        assert!(subscriptions.forget(1, module(1)));
+        assert!(!subscriptions.forget(1, module(1)));
+        assert!(!subscriptions.forget(3, module(1)));
+        assert_eq!(published(&mut subscriptions, module(1)), (vec![2], 0));
+        assert_eq!((subscriptions.len(), subscriptions.pending_len(), subscriptions.close(1)), (1, 0, 0));
+    }
+
     #[derive(Clone, Debug)]
     enum Event {
         Subscribe(u8, i32),
+        Forget(u8, i32),
+        HasHosts(i32, bool),
         Close(u8),
         Change(i32),
         /// The peer reads so many messages.
@@ -312,6 +467,8 @@ mod tests {
     fn any_event() -> impl Strategy<Value = Event> {
         prop_oneof![
             3 => (0u8..4, 0i32..6).prop_map(|(connection, cmdid)| Event::Subscribe(connection, cmdid)),
+            1 => (0u8..4, 0i32..6).prop_map(|(connection, cmdid)| Event::Forget(connection, cmdid)),
+            1 => (0i32..6, any::<bool>()).prop_map(|(cmdid, has_hosts)| Event::HasHosts(cmdid, has_hosts)),
             1 => (0u8..4).prop_map(Event::Close),
             6 => (0i32..6).prop_map(Event::Change),
             3 => (0u8..4, 1usize..4).prop_map(|(connection, count)| Event::Read(connection, count)),
@@ -364,6 +521,10 @@ mod tests {
         fn handle(&mut self, event: &Event) {
             match *event {
                 Event::Subscribe(connection, cmdid) => self.query(connection, module(cmdid)),
+                Event::Forget(connection, cmdid) => {
+                    let _ = self.subscriptions.forget(connection, module(cmdid));
+                }
+                Event::HasHosts(cmdid, has_hosts) => self.subscriptions.note_hosts(module(cmdid), has_hosts),
                 Event::Close(connection) => {
                     self.peers.remove(&connection);
                     self.subscriptions.close(connection);
@@ -416,7 +577,9 @@ mod tests {
     proptest! {
         #[test]
         fn who_reads_ends_with_the_newest_state(events in prop::collection::vec(any_event(), 0..200)) {
-            let mut shard = Shard::default();
+            let subscriptions =
+                Subscriptions { per_connection_max: 4, ..Subscriptions::at_most(10) };
+            let mut shard = Shard { subscriptions, ..Shard::default() };
             for event in &events {
                 shard.handle(event);
                 shard.subscriptions.check_invariants();
@@ -436,6 +599,7 @@ mod tests {
             prop_assert!(shard.subscriptions.is_empty());
             prop_assert!(shard.subscriptions.modules.is_empty());
             prop_assert!(shard.subscriptions.connections.is_empty());
+            prop_assert!(shard.subscriptions.without_hosts.is_empty());
         }
     }
 }

@@ -1,15 +1,10 @@
 //! Carries out the tracker's steps on a store.
 
-use std::{
-    io,
-    sync::{Arc, atomic::Ordering::Relaxed},
-    thread,
-    time::SystemTime,
-};
+use std::{io, sync::Arc, thread, time::SystemTime};
 
 use lars_store::{OpenMode, RoutePosition, Store, StoreError, StoreUrl};
 
-use super::stats::PollStats;
+use super::stats::DnsCounters;
 use crate::core::{
     snapshot::{Snapshot, SnapshotBuilder},
     tracker::{Answer, CHANGES_READ_MAX, Step},
@@ -56,7 +51,7 @@ impl Database {
         &mut self,
         step: &Step,
         current: &Arc<Snapshot>,
-        stats: &Arc<PollStats>,
+        stats: &Arc<DnsCounters>,
     ) -> Result<Answer, StoreError> {
         if *step == Step::BeginLoad {
             return self.begin_load(Arc::clone(current), Arc::clone(stats));
@@ -77,7 +72,7 @@ impl Database {
         }
     }
 
-    fn begin_load(&mut self, current: Arc<Snapshot>, stats: Arc<PollStats>) -> Result<Answer, StoreError> {
+    fn begin_load(&mut self, current: Arc<Snapshot>, stats: Arc<DnsCounters>) -> Result<Answer, StoreError> {
         let (sender, load) = flume::bounded(1);
         let (url, mut store) = (self.url.clone(), self.loading_store.take());
         let begun = thread::Builder::new().name("lars-dns-load".into()).spawn(move || {
@@ -117,12 +112,13 @@ fn perform(store: &mut dyn Store, step: &Step) -> Result<Answer, StoreError> {
 fn load_all(
     store: &mut dyn Store,
     current: &Snapshot,
-    stats: &PollStats,
+    stats: &DnsCounters,
 ) -> Result<(Snapshot, RoutePosition), StoreError> {
     let mut builder = SnapshotBuilder::sized_like(current);
     let loaded = store.load_all(&mut |module, host| builder.push(module, host))?;
     let skipped = loaded.report.skipped;
-    if stats.rows_skipped.swap(skipped, Relaxed) != skipped {
+    if stats.rows_skipped.get() != skipped {
+        stats.rows_skipped.set(skipped);
         log_skipped(store, skipped)?;
     }
     Ok((builder.finish(), loaded.position))

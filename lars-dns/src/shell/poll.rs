@@ -2,20 +2,20 @@
 
 use std::{
     io,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
 use lars_proto::ModuleId;
-use lars_runtime::{ShardHandle, Stopped};
+use lars_runtime::{LogThrottle, ShardHandle, Stopped};
 use lars_service::Shutdown;
 use lars_store::{OutageLog, StoreError, StoreUrl};
 
 use super::{
     database::{Database, LoadEnd},
     serve::Shard,
-    stats::PollStats,
+    stats::DnsCounters,
 };
 use crate::core::{
     push::{self, Push},
@@ -26,6 +26,10 @@ use crate::core::{
 /// Changed modules pushed by one job of a shard, so that with many subscribers its other work gets a turn.
 const PUSHES_PER_JOB: usize = 16;
 
+/// How often published changes are logged, and how many of their modules by name.
+const LOG_INTERVAL: Duration = Duration::from_secs(1);
+const MODULES_LOGGED: usize = 5;
+
 /// How often the end of a load is looked for.
 const LOAD_CHECK_INTERVAL: Duration = Duration::from_millis(10);
 
@@ -35,7 +39,7 @@ pub(super) struct Polling {
     audience: flume::Sender<Vec<ShardHandle<Shard>>>,
     /// Closed when the thread has ended.
     ended: flume::Receiver<()>,
-    pub(super) stats: Arc<PollStats>,
+    pub(super) stats: Arc<DnsCounters>,
 }
 
 /// The first routes, or why there are none and never will be.
@@ -44,7 +48,7 @@ pub(super) type First = Result<Arc<Snapshot>, StoreError>;
 impl Polling {
     /// Starts the thread. It sends the first routes once, and then waits for [`Polling::serve`].
     pub(super) fn start(url: StoreUrl, timing: Timing) -> io::Result<(Self, flume::Receiver<First>)> {
-        let (stop, stats) = (Shutdown::new(), Arc::new(PollStats::default()));
+        let (stop, stats) = (Shutdown::new(), Arc::new(DnsCounters::default()));
         let (first_sender, first) = flume::bounded(1);
         let (audience, audience_receiver) = flume::bounded(1);
         let (ending, ended) = flume::bounded::<()>(0);
@@ -55,6 +59,7 @@ impl Polling {
             stats: Arc::clone(&stats),
             failed_polls: OutageLog::default(),
             failed_loads: OutageLog::default(),
+            published_log: LogThrottle::each(LOG_INTERVAL),
             scratch: Vec::new(),
         };
         thread::Builder::new().name("lars-dns-poll".into()).spawn(move || {
@@ -97,9 +102,10 @@ struct Poller {
     database: Database,
     tracker: Tracker,
     stop: Shutdown,
-    stats: Arc<PollStats>,
+    stats: Arc<DnsCounters>,
     failed_polls: OutageLog,
     failed_loads: OutageLog,
+    published_log: LogThrottle,
     scratch: Vec<u8>,
 }
 
@@ -174,7 +180,7 @@ impl Poller {
     fn take_load(&mut self, end: LoadEnd) -> Result<Option<Publication>, StoreError> {
         match end {
             LoadEnd::Done(Ok((snapshot, position))) => {
-                self.stats.full_reloads.fetch_add(1, Relaxed);
+                self.stats.full_reloads.add(1);
                 let events = self.tracker.loaded(snapshot, position, Instant::now());
                 let is_used = !events.iter().any(|event| matches!(event, Event::LoadDiscarded { .. }));
                 if is_used && self.failed_loads.over() {
@@ -183,7 +189,7 @@ impl Poller {
                 Ok(self.take_events(events))
             }
             LoadEnd::Done(Err(error)) => {
-                self.stats.store_errors.fetch_add(1, Relaxed);
+                self.stats.store_errors.add(1);
                 let now = Instant::now();
                 self.tracker.load_failed(now);
                 if let Some(unsaid) = self.failed_loads.failed(error.to_string(), now) {
@@ -199,7 +205,7 @@ impl Poller {
     fn perform(&mut self, step: &Step) -> Result<Answer, StoreError> {
         let done = self.database.perform(step, self.tracker.snapshot(), &self.stats);
         let Err(error) = done else { return done };
-        self.stats.store_errors.fetch_add(1, Relaxed);
+        self.stats.store_errors.add(1);
         if matches!(step, Step::Prune(_)) {
             tracing::warn!(%error, "cannot delete old rows of RouteChange");
             return Ok(Answer::Pruned);
@@ -242,7 +248,7 @@ impl Poller {
 
     /// A server that is behind for a moment is the database's own business; one that stays so is mentioned again.
     fn log_discarded(&mut self, version: Option<u64>, seen: Option<u64>) {
-        self.stats.loads_discarded.fetch_add(1, Relaxed);
+        self.stats.loads_discarded.add(1);
         let reason = "a load came from a server that is behind".to_owned();
         if let Some(unsaid) = self.failed_loads.failed(reason, Instant::now()) {
             let (version, seen) = (version.unwrap_or(0), seen.unwrap_or(0));
@@ -257,9 +263,9 @@ impl Poller {
 
     fn count(&self) {
         let snapshot = self.tracker.snapshot();
-        self.stats.modules.store(snapshot.module_count() as u64, Relaxed);
-        self.stats.hosts.store(snapshot.host_count() as u64, Relaxed);
-        self.stats.version.store(self.tracker.version().unwrap_or(0), Relaxed);
+        self.stats.modules.set(snapshot.module_count() as u64);
+        self.stats.hosts.set(snapshot.host_count() as u64);
+        self.stats.version.set(self.tracker.version().unwrap_or(0));
     }
 
     /// Every shard first gets the routes and then the pushes made from them, in this order, so that no
@@ -269,6 +275,7 @@ impl Poller {
         (snapshot, changed): Publication,
         shards: &[ShardHandle<Shard>],
     ) -> Result<(), Stopped> {
+        self.log_published(&changed);
         for shard in shards {
             let snapshot = Arc::clone(&snapshot);
             shard.submit(move |shard, _| shard.replace(snapshot))?;
@@ -283,6 +290,17 @@ impl Poller {
         Ok(())
     }
 
+    /// A snapshot without changes is only laid out anew.
+    fn log_published(&mut self, changed: &[ModuleId]) {
+        if changed.is_empty() {
+            return;
+        }
+        if let Some(not_logged) = self.published_log.due(Instant::now()) {
+            let first: Vec<_> = changed.iter().take(MODULES_LOGGED).map(ModuleId::to_string).collect();
+            tracing::info!(modules = changed.len(), first = first.join(" "), not_logged, "changes published");
+        }
+    }
+
     fn encode(&mut self, snapshot: &Snapshot, module: ModuleId) -> Push {
         let push = Push::encode(module, snapshot.hosts(module), &mut self.scratch);
         if push.hosts_cut > 0 {
@@ -292,7 +310,7 @@ impl Poller {
     }
 
     fn report_cut(&self, module: ModuleId, hosts_cut: usize) {
-        self.stats.truncated_routes.fetch_add(1, Relaxed);
+        self.stats.truncated_routes.add(1);
         tracing::warn!(%module, hosts_cut, "the module has more hosts than fit a response");
     }
 }

@@ -1,27 +1,35 @@
 //! One shard: answers queries from its pointer to the routes, and pushes changes to its subscribers.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
+use ahash::AHashSet;
 use lars_proto::{
     ModuleId, frame,
-    messages::{GetRouteRequest, MessageId},
+    messages::{Forget, GetRouteRequest, MessageId},
     route::{self, RouteReply},
 };
-use lars_runtime::{CloseReason, ConnId, Flow, Handlers, SendError, ShardContext};
+use lars_runtime::{CloseReason, ConnId, Flow, Handlers, LogThrottle, SendError, ShardContext};
 use prost::Message;
 
-use super::stats::ShardStats;
+use super::stats::DnsStats;
 use crate::core::{
     push::Push,
     snapshot::Snapshot,
     subscriptions::{Subscribed, Subscriptions},
 };
 
+/// How often a shard says that agents connect, or have more subscriptions than they may.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
+
 /// The state of a shard.
 pub(super) struct Shard {
     snapshot: Arc<Snapshot>,
     subscriptions: Subscriptions<ConnId>,
-    stats: ShardStats,
+    /// The connections that were told which extensions we know.
+    announced: AHashSet<ConnId>,
+    connected_log: LogThrottle,
+    subscriptions_log: LogThrottle,
+    stats: DnsStats,
     /// The response being encoded; kept, so that a query allocates nothing.
     response: Vec<u8>,
     /// The subscribers being pushed to; kept for the same reason.
@@ -32,24 +40,33 @@ pub(super) struct Shard {
 pub(super) fn handlers() -> Handlers<Shard> {
     Handlers::new(frame::next)
         .on(MessageId::GetRouteRequest as i32, query)
-        .opened(|shard, _, _| shard.stats.connections += 1)
+        .on(MessageId::Forget as i32, forget)
+        .opened(opened)
         .writable(writable)
         .closed(closed)
 }
 
 impl Shard {
-    pub(super) fn new(snapshot: Arc<Snapshot>) -> Self {
+    /// Has at most `subscriptions_max` subscriptions.
+    pub(super) fn new(snapshot: Arc<Snapshot>, subscriptions_max: usize) -> Self {
         Self {
             snapshot,
-            subscriptions: Subscriptions::default(),
-            stats: ShardStats::default(),
+            subscriptions: Subscriptions::at_most(subscriptions_max),
+            announced: AHashSet::new(),
+            connected_log: LogThrottle::each(LOG_INTERVAL),
+            subscriptions_log: LogThrottle::each(LOG_INTERVAL),
+            stats: DnsStats::default(),
             response: Vec::new(),
             ready: Vec::new(),
         }
     }
 
-    pub(super) fn stats(&self) -> ShardStats {
-        ShardStats { subscriptions: self.subscriptions.len(), ..self.stats }
+    pub(super) fn stats(&self) -> DnsStats {
+        DnsStats {
+            subscriptions: self.subscriptions.len() as u64,
+            pushes_pending: self.subscriptions.pending_len() as u64,
+            ..self.stats
+        }
     }
 
     /// From now on answers from `snapshot`. What changed in it is pushed next.
@@ -62,6 +79,7 @@ impl Shard {
         let mut ready = std::mem::take(&mut self.ready);
         for push in pushes {
             ready.clear();
+            self.subscriptions.note_hosts(push.module, !self.snapshot.hosts(push.module).is_empty());
             self.stats.pushes_deferred += self.subscriptions.publish(push.module, &mut ready) as u64;
             for &conn in &ready {
                 let sent = net.send_shared(conn, &push.frame);
@@ -105,6 +123,56 @@ impl Shard {
         route::encode(RouteReply::Dns, module, hosts, &mut self.response);
         net.send(conn, &self.response)
     }
+
+    /// The same for the first request of an agent that said which extensions it knows: it is told ours.
+    fn send_announcement(
+        &mut self,
+        net: &mut ShardContext<Self>,
+        conn: ConnId,
+        module: ModuleId,
+    ) -> Result<(), SendError> {
+        self.response.clear();
+        route::encode_announcing(module, self.snapshot.hosts(module).iter().copied(), &mut self.response);
+        net.send(conn, &self.response)?;
+        self.announced.insert(conn);
+        Ok(())
+    }
+
+    fn subscribe(&mut self, net: &ShardContext<Self>, conn: ConnId, module: ModuleId) {
+        let means = match self.subscriptions.subscribe(conn, module) {
+            Subscribed::New => None,
+            // Nothing has changed since it was noted.
+            Subscribed::Already => return,
+            Subscribed::InPlaceOfAnother => {
+                self.stats.subscriptions_evicted += 1;
+                Some("too many subscriptions: the oldest ones to modules without hosts make room")
+            }
+            Subscribed::Refused => {
+                self.stats.subscriptions_refused += 1;
+                Some("too many subscriptions: further modules are answered, but changes are not pushed")
+            }
+        };
+        self.subscriptions.note_hosts(module, !self.snapshot.hosts(module).is_empty());
+        if let Some(means) = means
+            && let Some(not_logged) = self.subscriptions_log.due(net.now())
+        {
+            let peer = net.peer(conn).map(tracing::field::display);
+            tracing::warn!(peer, %module, not_logged, "{means}");
+        }
+    }
+}
+
+fn opened(shard: &mut Shard, net: &mut ShardContext<Shard>, conn: ConnId) {
+    shard.stats.connections += 1;
+    if let Some(not_logged) = shard.connected_log.due(net.now()) {
+        let peer = net.peer(conn).map(tracing::field::display);
+        tracing::info!(
+            peer,
+            connections_of_shard = shard.stats.connections,
+            not_logged,
+            "an agent connected"
+        );
+    }
 }
 
 /// Answers with the hosts of a module, and subscribes the connection to it.
@@ -112,15 +180,30 @@ fn query(shard: &mut Shard, net: &mut ShardContext<Shard>, conn: ConnId, body: &
     let Ok(request) = GetRouteRequest::decode(body) else {
         return Flow::Close("malformed GetRouteRequest");
     };
-    match shard.send_route(net, conn, request.module()) {
+    let announces = request.peer_version > 0 && !shard.announced.contains(&conn);
+    let sent = if announces {
+        shard.send_announcement(net, conn, request.module())
+    } else {
+        shard.send_route(net, conn, request.module())
+    };
+    match sent {
         Ok(()) => {}
         // Whoever does not read the answers is not asked for more questions.
         Err(SendError::Full | SendError::Pool(_)) => return Flow::Busy,
         Err(SendError::Gone) => return Flow::Continue,
     }
     shard.stats.queries += 1;
-    if shard.subscriptions.subscribe(conn, request.module()) == Subscribed::Refused {
-        shard.stats.subscriptions_refused += 1;
+    shard.subscribe(net, conn, request.module());
+    Flow::Continue
+}
+
+/// Ends the subscription to a module that the agent does not know any more.
+fn forget(shard: &mut Shard, _: &mut ShardContext<Shard>, conn: ConnId, body: &[u8]) -> Flow {
+    let Ok(forgotten) = Forget::decode(body) else {
+        return Flow::Close("malformed Forget");
+    };
+    if shard.subscriptions.forget(conn, ModuleId::new(forgotten.modid, forgotten.cmdid)) {
+        shard.stats.subscriptions_forgotten += 1;
     }
     Flow::Continue
 }
@@ -137,5 +220,6 @@ fn writable(shard: &mut Shard, net: &mut ShardContext<Shard>, conn: ConnId) {
 
 fn closed(shard: &mut Shard, _: &mut ShardContext<Shard>, conn: ConnId, _: &CloseReason) {
     shard.subscriptions.close(conn);
+    shard.announced.remove(&conn);
     shard.stats.connections -= 1;
 }

@@ -1,9 +1,10 @@
 //! [`Dns`]: the service, put together.
 
-use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{fmt, io, iter::Sum, net::SocketAddr, sync::Arc, time::Duration};
 
 use lars_runtime::{
-    ListenError, Shards, ShardsConfig, StartError as ShardsError, TcpServer,
+    ListenError, PoolStats, Sample, ShardContext, Shards, ShardsConfig, StartError as ShardsError, TcpServer,
+    TcpStats,
     preflight::{self, PreflightError},
 };
 use lars_service::Shutdown;
@@ -82,13 +83,15 @@ impl Dns {
         let Some(routes) = wait_for(&first, shutdown)? else {
             return Ok(None);
         };
+        let subscriptions_max = config.subscriptions_max.div_ceil(config.shards);
         let shards_config = ShardsConfig {
             name: "lars-dns".into(),
             shards: config.shards,
             tcp_driver: config.tcp_driver,
             ..ShardsConfig::default()
         };
-        let shards = Shards::start(shards_config, move |_| Shard::new(Arc::clone(&routes)))?;
+        let shards =
+            Shards::start(shards_config, move |_| Shard::new(Arc::clone(&routes), subscriptions_max))?;
         let server = TcpServer::start(&shards, config.server, handlers())?;
         polling.serve(shards.handles().to_vec());
         Ok(Some(Self { polling, server, shards }))
@@ -103,9 +106,28 @@ impl Dns {
     /// What was counted so far, and what there is now. Asks every shard: not for a shard's own thread.
     #[must_use]
     pub fn stats(&self) -> DnsStats {
-        let shares =
-            self.shards.handles().iter().filter_map(|shard| shard.call(|shard, _| shard.stats()).ok());
-        shares.fold(DnsStats::of_polling(&self.polling.stats), DnsStats::plus)
+        self.polling.stats.load() + self.of_shards(|shard, _| shard.stats())
+    }
+
+    /// What the runtime counted: of the server's connections, and of the shards' buffers.
+    #[must_use]
+    pub fn runtime_stats(&self) -> (TcpStats, PoolStats) {
+        (self.server.stats(), self.of_shards(|_, net| net.pool().stats()))
+    }
+
+    /// Every number that is counted, with its part of the service (`dns`, `tcp`, `pool`), name and meaning.
+    #[must_use]
+    pub fn samples(&self) -> Vec<(&'static str, Sample)> {
+        let (tcp, pool) = self.runtime_stats();
+        let dns = self.stats().samples().map(|sample| ("dns", sample));
+        let tcp = tcp.samples().map(|sample| ("tcp", sample));
+        let pool = pool.samples().map(|sample| ("pool", sample));
+        dns.into_iter().chain(tcp).chain(pool).collect()
+    }
+
+    fn of_shards<T: Sum + Send + 'static>(&self, of: fn(&Shard, &ShardContext<Shard>) -> T) -> T {
+        let shards = self.shards.handles().iter();
+        shards.filter_map(|shard| shard.call(move |shard, net| of(shard, net)).ok()).sum()
     }
 
     /// Ends it: what was received is answered and flushed, for some seconds at most.

@@ -9,7 +9,7 @@ use std::{
 use lars_dns::Dns;
 use lars_proto::{
     HostAddr, ModuleId, frame,
-    messages::{GetRouteRequest, GetRouteResponse, MessageId},
+    messages::{Forget, GetRouteRequest, GetRouteResponse, MessageId},
 };
 use prost::Message;
 
@@ -44,6 +44,20 @@ impl Peer {
         let (answered, hosts) = self.next_route();
         assert_eq!(answered, module);
         hosts
+    }
+
+    /// Asks as an agent that knows these extensions, and returns the answer.
+    pub(crate) fn query_as(&mut self, module: ModuleId, peer_version: u32) -> GetRouteResponse {
+        let request = GetRouteRequest { modid: module.modid, cmdid: module.cmdid, peer_version };
+        self.send(&encoded(MessageId::GetRouteRequest, &request));
+        let (id, body) = self.next_frame();
+        assert_eq!(id, MessageId::GetRouteResponse as i32);
+        GetRouteResponse::decode(&body[..]).expect("a route")
+    }
+
+    /// Says that no changes of the module are wanted any more.
+    pub(crate) fn forget(&mut self, module: ModuleId) {
+        self.send(&encoded(MessageId::Forget, &Forget { modid: module.modid, cmdid: module.cmdid }));
     }
 
     /// Asks, and returns the hosts in the next answer or push.
@@ -110,7 +124,11 @@ impl Peer {
 /// The request for a module, as bytes.
 pub(crate) fn request(module: ModuleId) -> Vec<u8> {
     let request = GetRouteRequest { modid: module.modid, cmdid: module.cmdid, ..Default::default() };
+    encoded(MessageId::GetRouteRequest, &request)
+}
+
+fn encoded(id: MessageId, message: &impl Message) -> Vec<u8> {
     let mut bytes = Vec::new();
-    frame::encode(MessageId::GetRouteRequest, &request, &mut bytes).expect("fits");
+    frame::encode(id, message, &mut bytes).expect("fits");
     bytes
 }

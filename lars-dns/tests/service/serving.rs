@@ -57,6 +57,65 @@ fn counts_what_there_is() {
     dns.stop();
 }
 
+/// Every number has a name, also those of the runtime.
+#[test]
+fn lists_what_is_counted() {
+    let dns = start(config(Sqlite::new().url()));
+    Peer::connect(&dns).query(module(1));
+    eventually("its connection has ended", || dns.runtime_stats().0.closed == 1);
+    let samples = dns.samples();
+    let value = |part, name| {
+        let sample = samples.iter().find(|(of, sample)| (*of, sample.name) == (part, name));
+        sample.map(|(_, sample)| sample.value)
+    };
+    assert_eq!((value("dns", "queries"), value("tcp", "frames")), (Some(1), Some(1)));
+    assert!(value("pool", "bytes_in_use").is_some());
+    dns.stop();
+}
+
+/// An agent that says which extensions it knows is told ours, once, in a frame that a deployed agent never gets.
+#[test]
+fn an_agent_that_announces_itself_is_answered_and_may_forget() {
+    let database = Sqlite::new();
+    database.add(module(1), host(1));
+    let dns = start(without_full_reload(database.url()));
+    let mut deployed = Peer::connect(&dns);
+    let mut agent = Peer::connect(&dns);
+    let answers = [0, 1, 1].map(|peer_version| agent.query_as(module(1), peer_version).peer_version);
+    assert_eq!(answers, [0, 1, 0]);
+    assert_eq!(agent.query(module(2)), []);
+    assert_eq!(deployed.query_as(module(1), 0).peer_version, 0);
+
+    agent.forget(module(1));
+    agent.forget(module(9));
+    assert_eq!(agent.query(module(3)), [], "which comes behind what was forgotten");
+    assert_eq!((dns.stats().subscriptions, dns.stats().subscriptions_forgotten), (3, 1));
+    database.add(module(1), host(2));
+    assert_eq!(deployed.next_route(), (module(1), vec![host(1), host(2)]));
+    database.add(module(2), host(1));
+    assert_eq!(agent.next_route(), (module(2), vec![host(1)]), "and nothing of the other");
+    dns.stop();
+}
+
+#[test]
+fn random_lookups_do_not_keep_modules_from_being_pushed() {
+    let database = Sqlite::new();
+    database.add(module(1), host(1));
+    let mut config = without_full_reload(database.url());
+    (config.shards, config.subscriptions_max) = (1, 10);
+    let dns = start(config);
+    let (mut attacker, mut agent) = (Peer::connect(&dns), Peer::connect(&dns));
+    for cmdid in 100..150 {
+        assert_eq!(attacker.query(module(cmdid)), []);
+    }
+    assert_eq!(agent.query(module(1)), [host(1)]);
+    let stats = dns.stats();
+    assert_eq!((stats.subscriptions, stats.subscriptions_evicted), (10, 41));
+    database.add(module(1), host(2));
+    assert_eq!(agent.next_route(), (module(1), vec![host(1), host(2)]));
+    dns.stop();
+}
+
 #[test]
 fn a_closed_connection_leaves_nothing() {
     let dns = start(config(Sqlite::new().url()));
@@ -119,7 +178,7 @@ fn ten_thousand_modules() {
     let additions: Vec<_> = (0..MODULES).map(|cmdid| RouteEdit::Add(module(cmdid), host(1))).collect();
     database.edit(&additions);
     let dns = start(without_full_reload(database.url()));
-    assert_eq!((dns.stats().modules, dns.stats().hosts), (MODULES as usize, MODULES as usize));
+    assert_eq!((dns.stats().modules, dns.stats().hosts), (MODULES as u64, MODULES as u64));
 
     let mut peer = Peer::connect(&dns);
     for cmdid in 0..MODULES {
@@ -135,7 +194,7 @@ fn ten_thousand_modules() {
     for cmdid in (0..MODULES).step_by(2) {
         assert_eq!(peer.next_route(), (module(cmdid), vec![]));
     }
-    assert_eq!(dns.stats().modules, MODULES as usize / 2);
+    assert_eq!(dns.stats().modules, MODULES as u64 / 2);
     dns.stop();
 }
 

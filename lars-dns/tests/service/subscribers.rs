@@ -67,10 +67,10 @@ fn a_stuck_subscriber_delays_nobody_and_is_disconnected() {
         for peer in &mut healthy {
             assert_eq!(peer.next_route(), (module(SMALL), small.clone()));
         }
-        dns.stats().connections == healthy.len()
+        dns.stats().connections == healthy.len() as u64
     });
     let stats = dns.stats();
-    assert_eq!(stats.subscriptions, healthy.len());
+    assert_eq!(stats.subscriptions, healthy.len() as u64);
     assert!(stats.pushes_deferred > 0, "{stats:?}");
     dns.stop();
 }
