@@ -1,6 +1,6 @@
 //! What is counted: each counter is declared once, with its meaning, and reachable by name.
 //!
-//! [`counters!`](crate::counters) makes from one table the struct, its sum over shards, and the list of
+//! [`counters!`](macro@crate::counters) makes from one table the struct, its sum over shards, and the list of
 //! [`Sample`]s that logs and scrapers read. Where one thread writes what others read, it makes a struct of
 //! [`Counter`]s as well.
 

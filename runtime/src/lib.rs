@@ -1,4 +1,4 @@
-//! Thread-per-core runtime on io_uring: shards, TCP and UDP servers, client links, a buffer pool, drain.
+//! Thread-per-core runtime on io_uring: shards, TCP and UDP servers, clients, a buffer pool, drain.
 //!
 //! The only crate that names glommio. It knows no message of Lars: services bring a framing function and one
 //! function per message id ([`Handlers`]), a state per shard, messages for it ([`Mailboxes`]) and jobs

@@ -1,9 +1,9 @@
-//! The pulse: an OS thread that wakes every shard every 100 ms.
+//! The ticker: an OS thread that wakes every shard every 100 ms.
 //!
 //! glommio 0.9.0 can park for ever with runnable tasks if its thread is descheduled for longer than the preempt
 //! timer at the wrong point. A wake from another thread cures that (a glommio timer does not): waking a task of
 //! a `Latency::Matters` queue always writes the executor's eventfd. Everything periodic on a shard hangs on the
-//! same pulse, so there is one source of time and no timers per connection.
+//! same ticker, so there is one source of time and no timers per connection.
 
 use std::{
     future::poll_fn,
@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-/// Time between pulses, at most.
+/// Time between ticks, at most.
 pub(crate) const PERIOD: Duration = Duration::from_millis(100);
 const PERIOD_MIN: Duration = Duration::from_millis(1);
 
@@ -24,15 +24,15 @@ const PERIOD_MIN: Duration = Duration::from_millis(1);
 /// a shard this far behind is busy, not lost.
 const OUTSTANDING_MAX: u32 = 1_000;
 
-/// One shard's end of the pulse.
+/// One shard's end of the ticker.
 #[derive(Default)]
-pub(crate) struct Beat {
+pub(crate) struct TickReceiver {
     waker: Mutex<Option<Waker>>,
     outstanding: AtomicU32,
 }
 
-impl Beat {
-    /// Waits, on the shard, for the next pulse.
+impl TickReceiver {
+    /// Waits, on the shard, for the next tick.
     pub(crate) async fn next(&self) {
         poll_fn(|cx| {
             if self.outstanding.swap(0, Ordering::AcqRel) > 0 {
@@ -43,13 +43,13 @@ impl Beat {
                 *waker = Some(cx.waker().clone());
             }
             drop(waker);
-            // A pulse between the first look and the registration would be missed else.
+            // A tick between the first look and the registration would be missed else.
             if self.outstanding.swap(0, Ordering::AcqRel) > 0 { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
     }
 
-    fn strike(&self) {
+    fn tick(&self) {
         if self.outstanding.fetch_add(1, Ordering::AcqRel) >= OUTSTANDING_MAX {
             self.outstanding.fetch_sub(1, Ordering::AcqRel);
             return;
@@ -71,24 +71,24 @@ struct Control {
 }
 
 /// The thread. Dropping it stops and joins.
-pub(crate) struct Pulse {
+pub(crate) struct Ticker {
     control: Arc<(Mutex<Control>, Condvar)>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Pulse {
-    pub(crate) fn start(name: &str, beats: Vec<Arc<Beat>>) -> std::io::Result<Self> {
+impl Ticker {
+    pub(crate) fn start(name: &str, receivers: Vec<Arc<TickReceiver>>) -> std::io::Result<Self> {
         let control = Control { period: PERIOD, stopped: false };
         let control = Arc::new((Mutex::new(control), Condvar::new()));
-        let thread = thread::Builder::new().name(format!("{name}-pulse")).spawn({
+        let thread = thread::Builder::new().name(format!("{name}-ticker")).spawn({
             let control = Arc::clone(&control);
-            move || run(&control, &beats)
+            move || run(&control, &receivers)
         })?;
         Ok(Self { control, thread: Some(thread) })
     }
 
-    /// From now on, pulses come at least each `period`.
-    pub(crate) fn quicken(&self, period: Duration) {
+    /// From now on, ticks come at least each `period`.
+    pub(crate) fn tick_each(&self, period: Duration) {
         let (control, changed) = &*self.control;
         let mut control = lock(control);
         control.period = control.period.min(period).max(PERIOD_MIN);
@@ -96,7 +96,7 @@ impl Pulse {
     }
 }
 
-impl Drop for Pulse {
+impl Drop for Ticker {
     fn drop(&mut self) {
         let (control, changed) = &*self.control;
         lock(control).stopped = true;
@@ -108,13 +108,13 @@ impl Drop for Pulse {
     }
 }
 
-fn run((control, changed): &(Mutex<Control>, Condvar), beats: &[Arc<Beat>]) {
+fn run((control, changed): &(Mutex<Control>, Condvar), receivers: &[Arc<TickReceiver>]) {
     let mut control = lock(control);
     while !control.stopped {
         let period = control.period;
         control = changed.wait_timeout(control, period).unwrap_or_else(PoisonError::into_inner).0;
-        for beat in beats {
-            beat.strike();
+        for receiver in receivers {
+            receiver.tick();
         }
     }
 }
@@ -145,31 +145,31 @@ mod tests {
 
     #[test]
     fn pulses_come_again_and_again() {
-        let beats = [Arc::new(Beat::default()), Arc::new(Beat::default())];
-        let pulse = Pulse::start("test", beats.to_vec()).expect("a thread");
-        pulse.quicken(Duration::ZERO);
+        let receivers = [Arc::new(TickReceiver::default()), Arc::new(TickReceiver::default())];
+        let ticker = Ticker::start("test", receivers.to_vec()).expect("a thread");
+        ticker.tick_each(Duration::ZERO);
         for _ in 0..10 {
-            for beat in &beats {
-                block_on(beat.next());
+            for receiver in &receivers {
+                block_on(receiver.next());
             }
         }
     }
 
     #[test]
     fn a_pulse_before_the_wait_is_not_missed() {
-        let beat = Beat::default();
-        beat.strike();
-        block_on(beat.next());
+        let receiver = TickReceiver::default();
+        receiver.tick();
+        block_on(receiver.next());
     }
 
     #[test]
     fn a_shard_that_does_not_run_is_not_woken_without_end() {
-        let (beat, wakes) = (Beat::default(), Arc::new(Wakes::default()));
+        let (receiver, wakes) = (TickReceiver::default(), Arc::new(Wakes::default()));
         let waker = Waker::from(Arc::clone(&wakes));
-        let mut next = pin!(beat.next());
+        let mut next = pin!(receiver.next());
         assert!(next.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
         for _ in 0..10 * OUTSTANDING_MAX {
-            beat.strike();
+            receiver.tick();
         }
         assert_eq!(wakes.0.load(Ordering::Relaxed), OUTSTANDING_MAX);
         assert!(next.as_mut().poll(&mut Context::from_waker(&waker)).is_ready(), "when it runs, it knows");

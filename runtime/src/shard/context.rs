@@ -134,7 +134,7 @@ impl<S> ShardContext<S> {
         self.table.get(conn).map(|connection| connection.output.queued())
     }
 
-    /// Connections of this shard, of all its servers and links.
+    /// Connections of this shard, of all its servers and clients.
     #[must_use]
     pub fn connection_count(&self) -> usize {
         self.table.len()

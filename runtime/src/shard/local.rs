@@ -33,10 +33,10 @@ const SCRATCH_LEN: usize = 64 << 10;
 const RETRY_AFTER: Duration = Duration::from_millis(10);
 
 /// How long a stopped shard waits for its tasks to end.
-const STOP_PATIENCE: Duration = Duration::from_secs(5);
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Between two log lines about misbehaving peers, so that these cannot flood the log.
-const COMPLAINT_INTERVAL: Duration = Duration::from_millis(100);
+const PEER_LOG_INTERVAL: Duration = Duration::from_millis(100);
 
 /// See the module's text.
 pub(crate) struct Shard<S> {
@@ -61,10 +61,10 @@ pub(crate) struct Shard<S> {
     retrying: Cell<bool>,
     /// Dropped when the last connection has ended.
     drained: RefCell<Option<flume::Sender<()>>>,
-    /// Rouse tasks that wait for something else than their waker.
+    /// Wake tasks that wait for something else than their waker.
     at_end: RefCell<Vec<Box<dyn Fn()>>>,
     /// Log lines about peers that misbehave.
-    pub(crate) complaints: RefCell<LogThrottle>,
+    pub(crate) peer_log: RefCell<LogThrottle>,
     /// Tasks that wait for the end, and the main task while it waits for theirs.
     waiting: RefCell<Vec<Waker>>,
     tasks: Cell<usize>,
@@ -95,7 +95,7 @@ impl<S: 'static> Shard<S> {
             retrying: Cell::new(false),
             drained: RefCell::default(),
             at_end: RefCell::default(),
-            complaints: RefCell::new(LogThrottle::each(COMPLAINT_INTERVAL)),
+            peer_log: RefCell::new(LogThrottle::each(PEER_LOG_INTERVAL)),
             waiting: RefCell::default(),
             tasks: Cell::new(0),
         })
@@ -183,9 +183,9 @@ impl<S: 'static> Shard<S> {
         self.wait_until(|| self.stopping.get()).await;
     }
 
-    /// Runs `rouse` when the shard drains and when it stops.
-    pub(crate) fn at_end(&self, rouse: impl Fn() + 'static) {
-        self.at_end.borrow_mut().push(Box::new(rouse));
+    /// Runs `wake` when the shard drains and when it stops.
+    pub(crate) fn at_end(&self, wake: impl Fn() + 'static) {
+        self.at_end.borrow_mut().push(Box::new(wake));
     }
 
     async fn wait_until(&self, condition: impl Fn() -> bool) {
@@ -209,7 +209,7 @@ impl<S: 'static> Shard<S> {
             true
         };
         let late = async {
-            Timer::new(STOP_PATIENCE).await;
+            Timer::new(STOP_TIMEOUT).await;
             false
         };
         if !future::or(ended, late).await {
@@ -255,8 +255,8 @@ impl<S: 'static> Shard<S> {
 
     fn end(&self) {
         self.ending.set(true);
-        for rouse in &*self.at_end.borrow() {
-            rouse();
+        for wake in &*self.at_end.borrow() {
+            wake();
         }
         self.wake_waiting();
     }

@@ -3,7 +3,7 @@
 use std::{io, rc::Rc, sync::Arc, time::Instant};
 
 use crate::{
-    glommio_facts::ticker::Beat,
+    glommio_facts::ticker::TickReceiver,
     pool::Pool,
     shard::context::ShardContext,
     shard::local::{Shard, spawn_into},
@@ -19,7 +19,7 @@ pub(crate) struct Plan<S> {
     pub(crate) index: usize,
     pub(crate) handles: Arc<[ShardHandle<S>]>,
     pub(crate) mailbox: flume::Receiver<Message<S>>,
-    pub(crate) beat: Arc<Beat>,
+    pub(crate) ticks: Arc<TickReceiver>,
     pub(crate) pool_bytes_max: usize,
     pub(crate) driver: Chosen,
 }
@@ -31,7 +31,7 @@ pub(crate) async fn run<S: 'static>(
     ready: impl FnOnce(io::Result<()>),
 ) {
     mark_shard_thread();
-    let Plan { index, handles, mailbox, beat, pool_bytes_max, driver } = plan;
+    let Plan { index, handles, mailbox, ticks, pool_bytes_max, driver } = plan;
     let net = ShardContext::new(handles, index, Pool::new(pool_bytes_max), Instant::now());
     let shard = match Shard::new(net, || make(index))
         .and_then(|shard| driver::install(&shard, driver).map(|()| shard))
@@ -41,7 +41,7 @@ pub(crate) async fn run<S: 'static>(
     };
     ready(Ok(()));
     driver::start(&shard);
-    let clock = spawn_into(shard.urgent, run_clock(Rc::clone(&shard), Arc::clone(&beat)));
+    let clock = spawn_into(shard.urgent, run_clock(Rc::clone(&shard), Arc::clone(&ticks)));
     let mail = spawn_into(shard.urgent, {
         let shard = Rc::clone(&shard);
         async move { serve_mailbox(&shard, mailbox).await }
@@ -50,7 +50,7 @@ pub(crate) async fn run<S: 'static>(
     shard.stop();
     shard.outlast_tasks().await;
     clock.await;
-    beat.detach();
+    ticks.detach();
 
     let reactor_pass = Rc::clone(&shard.reactor_pass);
     drop(shard);
@@ -91,9 +91,9 @@ fn take<S: 'static>(shard: &Rc<Shard<S>>, message: Message<S>) -> bool {
 }
 
 /// Runs what the clock says is due, until the shard stops.
-async fn run_clock<S: 'static>(shard: Rc<Shard<S>>, beat: Arc<Beat>) {
+async fn run_clock<S: 'static>(shard: Rc<Shard<S>>, ticks: Arc<TickReceiver>) {
     while !shard.is_stopping() {
-        beat.next().await;
+        ticks.next().await;
         let now = Instant::now();
         let due = shard.clock.borrow_mut().due_ticks(now);
         for tick in due {

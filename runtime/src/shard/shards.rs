@@ -14,7 +14,7 @@ use glommio::{LocalExecutorBuilder, PoolPlacement};
 
 use crate::{
     glommio_facts::preflight::{self, PreflightError},
-    glommio_facts::ticker::{Beat, Pulse},
+    glommio_facts::ticker::{TickReceiver, Ticker},
     shard::context::ShardContext,
     shard::mailbox::ShardHandle,
     shard::mailboxes::{self, Mailboxes},
@@ -28,7 +28,7 @@ use crate::{
 const IO_MEMORY: usize = 64 << 10;
 /// Requests per submission, not in flight.
 const RING_DEPTH: usize = 1024;
-/// Long, because of the defect that `pulse` describes.
+/// Long, because of the defect that `ticker` describes.
 const PREEMPT_TIMER: Duration = Duration::from_secs(1);
 
 /// How many shards, where, and their bounds.
@@ -95,7 +95,7 @@ pub struct DrainReport {
 pub struct Shards<S: 'static> {
     handles: Arc<[ShardHandle<S>]>,
     threads: Vec<JoinHandle<()>>,
-    pulse: Option<Pulse>,
+    ticker: Option<Ticker>,
     /// Stop what brings new connections.
     stop_accepting: Mutex<Vec<Box<dyn FnOnce() + Send>>>,
     has_timer: AtomicBool,
@@ -120,20 +120,20 @@ impl<S: 'static> Shards<S> {
             (0..count).map(|_| flume::bounded(config.mailbox_jobs_max.max(1))).unzip();
         let handles: Arc<[_]> =
             senders.into_iter().enumerate().map(|(index, sender)| ShardHandle::new(index, sender)).collect();
-        let beats: Vec<_> = (0..count).map(|_| Arc::new(Beat::default())).collect();
+        let receivers: Vec<_> = (0..count).map(|_| Arc::new(TickReceiver::default())).collect();
         let (make, (ready, started)) = (Arc::new(make), flume::unbounded());
 
         let failed = |shard| move |source| StartError::Shard { shard, source };
-        let pulse = Pulse::start(&config.name, beats.clone()).map_err(failed(0))?;
+        let ticker = Ticker::start(&config.name, receivers.clone()).map_err(failed(0))?;
         let mut shards = Self {
             handles: Arc::clone(&handles),
             threads: Vec::new(),
-            pulse: Some(pulse),
+            ticker: Some(ticker),
             stop_accepting: Mutex::default(),
             has_timer: AtomicBool::new(false),
         };
-        for (index, (mailbox, beat)) in mailboxes.into_iter().zip(beats).enumerate() {
-            let plan = Plan { index, handles: Arc::clone(&handles), mailbox, beat, pool_bytes_max, driver };
+        for (index, (mailbox, ticks)) in mailboxes.into_iter().zip(receivers).enumerate() {
+            let plan = Plan { index, handles: Arc::clone(&handles), mailbox, ticks, pool_bytes_max, driver };
             let (make, ready) = (Arc::clone(&make), ready.clone());
             let ready = move |result: io::Result<()>| {
                 // `start` waits for one message per shard; when it has failed it listens no more.
@@ -172,10 +172,10 @@ impl<S: 'static> Shards<S> {
     }
 
     /// Calls `tick` on every shard each `period` (1 ms at least), until the shards stop. A tick comes with the
-    /// pulse that follows its time, up to 100 ms late.
+    /// ticker's wake that follows its time, up to 100 ms late.
     pub fn every(&self, period: Duration, tick: fn(&mut S, &mut ShardContext<S>)) {
-        if let Some(pulse) = &self.pulse {
-            pulse.quicken(period);
+        if let Some(ticker) = &self.ticker {
+            ticker.tick_each(period);
         }
         for shard in self.handles() {
             // A stopped shard has no ticks.
@@ -279,8 +279,8 @@ impl<S: 'static> Shards<S> {
                 tracing::error!("a shard's thread panicked");
             }
         }
-        // Last, because a shard may need a pulse to end.
-        self.pulse = None;
+        // Last, because a shard may need its wake to end.
+        self.ticker = None;
     }
 }
 

@@ -1,4 +1,4 @@
-//! TCP client links: one connection at a time, with failover and reconnect.
+//! TCP clients: one connection at a time, with failover and reconnect.
 
 use std::{
     future::Future,
@@ -26,10 +26,10 @@ use crate::{
     tcp::stats::{Counters, TcpStats, sum},
 };
 
-/// Between two log lines about the same trouble.
+/// Between two log lines about the same.
 const LOG_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Where a link goes, and its bounds.
+/// Where a client goes, and its bounds.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TcpClientConfig {
     /// `host:port`, tried in this order.
@@ -38,18 +38,18 @@ pub struct TcpClientConfig {
     pub connect_timeout: Duration,
     /// Between two walks over the list.
     pub backoff: Backoff,
-    /// A link that held for this long starts the backoff anew when it is lost.
+    /// A connection that held for this long starts the backoff anew when it is lost.
     pub stable_after: Duration,
     /// Output that may wait; see [`TcpServerConfig`](crate::TcpServerConfig).
     pub output_bytes_max: usize,
-    /// A link whose output does not move for this long is cut.
+    /// A connection whose output does not move for this long is cut.
     pub stall_timeout: Duration,
-    /// A link that takes longer than this to send the rest of a frame is cut.
+    /// A connection that takes longer than this to send the rest of a frame is cut.
     pub frame_timeout: Duration,
-    /// A link whose peer does not acknowledge what was sent for this long is cut, at least 1 ms
+    /// A connection whose peer does not acknowledge what was sent for this long is cut, at least 1 ms
     /// (`TCP_USER_TIMEOUT`).
     pub unacknowledged_timeout: Duration,
-    /// A link on which nothing moves for this long is cut.
+    /// A connection on which nothing moves for this long is cut.
     pub idle_timeout: Option<Duration>,
     /// The longest frame, header included.
     pub frame_len_max: usize,
@@ -86,7 +86,7 @@ impl TcpClientConfig {
     }
 }
 
-/// One link, living on one shard until that stops. Dropping this handle changes nothing.
+/// One client, living on one shard until that stops. Dropping this handle changes nothing.
 #[derive(Debug)]
 pub struct TcpClient {
     counters: Arc<[Counters]>,
@@ -94,21 +94,21 @@ pub struct TcpClient {
 
 impl TcpClient {
     /// Connects, and reconnects for as long as the shard runs: through the servers in order, then, after a wait,
-    /// again from the first; from the next if the link did not hold for `stable_after`. `opened` runs at each
-    /// (re)connect, `closed` at each loss; between a `closed` and the next `opened` there is no link. What a lost
-    /// link had not sent is not sent again.
+    /// again from the first; from the next if the connection did not hold for `stable_after`. `opened` runs at each
+    /// (re)connect, `closed` at each loss; between a `closed` and the next `opened` there is none. What a lost
+    /// one had not sent is not sent again.
     ///
     /// # Panics
     /// If there is no server in the list.
     pub fn start<S: 'static>(shard: &ShardHandle<S>, config: TcpClientConfig, handlers: Handlers<S>) -> Self {
-        assert!(!config.servers.is_empty(), "a link needs a server");
-        let name = format!("link to {}", config.servers.join(", "));
+        assert!(!config.servers.is_empty(), "a client needs a server");
+        let name = format!("client of {}", config.servers.join(", "));
         let service = Service::new(name, handlers, config.limits(), shard.index() + 1);
         let counters = Arc::clone(&service.counters);
-        // On a stopped shard there is no link.
+        // On a stopped shard there is no client.
         let _ = shard.install(move |shard| {
             shard.watch(&service.limits);
-            shard.spawn(run(Link { shard: Rc::clone(shard), service, config }));
+            shard.spawn(run(Connecting { shard: Rc::clone(shard), service, config }));
         });
         Self { counters }
     }
@@ -120,31 +120,31 @@ impl TcpClient {
     }
 }
 
-struct Link<S: 'static> {
+struct Connecting<S: 'static> {
     shard: Rc<Shard<S>>,
     service: Arc<Service<S>>,
     config: TcpClientConfig,
 }
 
-async fn run<S: 'static>(link: Link<S>) {
+async fn run<S: 'static>(client: Connecting<S>) {
     let mut attempt = 0;
     let mut first = 0;
-    let mut troubles = LogThrottle::each(LOG_INTERVAL);
-    while !link.shard.is_ending() {
-        match link.connect_to_any(first, &mut troubles).await {
+    let mut log = LogThrottle::each(LOG_INTERVAL);
+    while !client.shard.is_ending() {
+        match client.connect_to_any(first, &mut log).await {
             Some((index, connection)) => {
-                if link.hold(index, connection).await {
+                if client.hold(index, connection).await {
                     (attempt, first) = (0, 0);
                 } else {
-                    // One that takes connections and drops them, or hangs, must not keep the link from the others.
-                    first = (index + 1) % link.config.servers.len();
+                    // One that takes connections and drops them, or hangs, must not keep it from the others.
+                    first = (index + 1) % client.config.servers.len();
                 }
             }
             None => {
                 first = 0;
-                if let Some(suppressed) = troubles.due(Instant::now()) {
+                if let Some(suppressed) = log.due(Instant::now()) {
                     tracing::warn!(
-                        service = link.service.name,
+                        service = client.service.name,
                         attempt,
                         suppressed,
                         "no server can be reached"
@@ -152,12 +152,12 @@ async fn run<S: 'static>(link: Link<S>) {
                 }
             }
         }
-        link.unless_ending(Timer::new(link.config.backoff.next(attempt, fastrand::f64()))).await;
+        client.unless_ending(Timer::new(client.config.backoff.next(attempt, fastrand::f64()))).await;
         attempt = attempt.saturating_add(1);
     }
 }
 
-impl<S: 'static> Link<S> {
+impl<S: 'static> Connecting<S> {
     /// `None` if the shard ends before `work` does.
     async fn unless_ending<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         let ending = async {
@@ -168,13 +168,13 @@ impl<S: 'static> Link<S> {
     }
 
     /// The next server that takes the connection, by its index; in the order of the list, beginning with `first`.
-    async fn connect_to_any(&self, first: usize, troubles: &mut LogThrottle) -> Option<(usize, OwnedFd)> {
+    async fn connect_to_any(&self, first: usize, log: &mut LogThrottle) -> Option<(usize, OwnedFd)> {
         let servers = &self.config.servers;
         for (index, server) in servers.iter().enumerate().cycle().skip(first).take(servers.len()) {
             match self.unless_ending(self.connect_to(server)).await? {
                 Ok(connection) => return Some((index, connection)),
                 Err(error) => {
-                    if let Some(suppressed) = troubles.due(Instant::now()) {
+                    if let Some(suppressed) = log.due(Instant::now()) {
                         tracing::warn!(server, %error, suppressed, "cannot connect");
                     }
                 }

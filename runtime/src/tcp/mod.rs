@@ -1,4 +1,4 @@
-//! TCP: servers and client links, connections and what moves their bytes.
+//! TCP: servers and clients, connections and what moves their bytes.
 
 pub(crate) mod handlers;
 

@@ -7,9 +7,9 @@ use crate::{tcp::connection::Limits, tcp::handlers::Handlers, tcp::stats::Counte
 /// The longest frame, unless the service says otherwise.
 pub(crate) const DEFAULT_FRAME_LEN_MAX: usize = 65_535;
 
-/// What the connections of one server, or of one client link, have in common.
+/// What the connections of one server, or of one client, have in common.
 pub(crate) struct Service<S> {
-    /// For log lines: "server 127.0.0.1:7778" or "link to dns.example:7778".
+    /// For log lines: "server 127.0.0.1:7778" or "client of dns.example:7778".
     pub(crate) name: String,
     pub(crate) handlers: Handlers<S>,
     pub(crate) limits: Limits,

@@ -3,22 +3,22 @@
 //! Sans-IO: a driver (see `driver`) reads and writes, asks [`Connection::step`] what to do next, and hands what
 //! it read to `serve`. Nothing here knows a socket, a clock or an executor.
 
-mod alarm;
 mod close_reason;
 mod output;
 mod table;
+mod waker;
 
 use std::{
     net::SocketAddr,
     time::{Duration, Instant},
 };
 
+pub use self::{close_reason::CloseReason, output::SendError, table::ConnId};
 pub(crate) use self::{
-    alarm::{Alarm, WakeQueue},
     output::{Output, SLICES_MAX},
     table::Table,
+    waker::{DriverWaker, WakeQueue},
 };
-pub use self::{close_reason::CloseReason, output::SendError, table::ConnId};
 use crate::pool::PoolBuf;
 
 /// Bounds of a connection; units are in the names of the server's configuration.
@@ -94,7 +94,7 @@ pub(crate) struct Connection {
     received_at: Instant,
     /// Since when the frame at the front of the input has been incomplete.
     incomplete_since: Option<Instant>,
-    pub(crate) alarm: Alarm,
+    pub(crate) waker: DriverWaker,
 }
 
 impl Connection {
@@ -108,7 +108,7 @@ impl Connection {
             held: None,
             received_at: now,
             incomplete_since: None,
-            alarm: Alarm::default(),
+            waker: DriverWaker::default(),
         }
     }
 
@@ -245,6 +245,6 @@ impl Connection {
 
     /// Has the driver look at it soon.
     pub(crate) fn wake(&self) {
-        self.alarm.ring();
+        self.waker.wake();
     }
 }

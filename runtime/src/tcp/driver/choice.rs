@@ -4,7 +4,7 @@ use std::{fmt, io, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use super::ring;
+use super::uring;
 
 /// What moves the bytes of TCP connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -28,7 +28,7 @@ pub struct TcpDriverError(#[source] io::Error);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Chosen {
     Stream,
-    Ring,
+    Uring,
 }
 
 impl TcpDriver {
@@ -36,8 +36,8 @@ impl TcpDriver {
     pub(crate) fn choose(self) -> Result<Chosen, TcpDriverError> {
         match self {
             Self::Stream => Ok(Chosen::Stream),
-            Self::Ring => ring::probe().map(|()| Chosen::Ring).map_err(TcpDriverError),
-            Self::Auto if ring::probe().is_ok() => Ok(Chosen::Ring),
+            Self::Ring => uring::probe().map(|()| Chosen::Uring).map_err(TcpDriverError),
+            Self::Auto if uring::probe().is_ok() => Ok(Chosen::Uring),
             Self::Auto => Ok(Chosen::Stream),
         }
     }
@@ -85,8 +85,8 @@ mod tests {
     #[test]
     fn the_plain_one_is_always_there_and_auto_finds_one() {
         assert!(matches!(TcpDriver::Stream.choose(), Ok(Chosen::Stream)));
-        let ring = TcpDriver::Ring.choose().is_ok();
+        let has_uring = TcpDriver::Ring.choose().is_ok();
         let auto = TcpDriver::Auto.choose().expect("one of both");
-        assert_eq!(auto == Chosen::Ring, ring);
+        assert_eq!(auto == Chosen::Uring, has_uring);
     }
 }

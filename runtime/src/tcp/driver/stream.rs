@@ -19,11 +19,11 @@ use nix::{
     sys::socket::{MsgFlags, Shutdown, recv, send, sendmsg, shutdown},
 };
 
-use super::life::Life;
+use super::open_connection::OpenConnection;
 use crate::{
     shard::local::Shard,
     tcp::connection::CloseReason,
-    tcp::connection::{Alarm, Output, SLICES_MAX, Step},
+    tcp::connection::{DriverWaker, Output, SLICES_MAX, Step},
     tcp::service::Service,
 };
 
@@ -35,7 +35,7 @@ const WORK_PER_TURN: Duration = Duration::from_micros(250);
 /// Drives one connection from its `opened` to its `closed` hook; resolves to why it ended.
 pub(crate) struct StreamDriver<S: 'static> {
     shard: Rc<Shard<S>>,
-    life: Life<S>,
+    open: OpenConnection<S>,
     stream: TcpStream,
     /// While it lets others have their turn.
     pass: Option<Pin<Box<dyn Future<Output = ()>>>>,
@@ -55,11 +55,11 @@ impl<S: 'static> StreamDriver<S> {
     /// If the peer is gone already; then nothing was opened.
     pub(crate) fn open(shard: &Rc<Shard<S>>, service: &Arc<Service<S>>, socket: OwnedFd) -> io::Result<Self> {
         let socket = StdStream::from(socket);
-        let life = Life::begin(shard, service, &socket, Alarm::default())?;
+        let open = OpenConnection::begin(shard, service, &socket, DriverWaker::default())?;
         // SAFETY: the descriptor is open and owned by nobody else from here on.
         let stream = unsafe { TcpStream::from_raw_fd(socket.into_raw_fd()) };
-        let driver = Self { shard: Rc::clone(shard), life, stream, pass: None };
-        driver.life.run_opened(shard);
+        let driver = Self { shard: Rc::clone(shard), open, stream, pass: None };
+        driver.open.run_opened(shard);
         Ok(driver)
     }
 
@@ -67,19 +67,19 @@ impl<S: 'static> StreamDriver<S> {
     fn begin_turn(&self, waker: &Waker) -> Instant {
         let (mut net, now) = (self.shard.net.borrow_mut(), Instant::now());
         net.set_now(now);
-        if let Some(conn) = net.connection(self.life.id) {
-            conn.alarm.set_task(waker);
+        if let Some(conn) = net.connection(self.open.id) {
+            conn.waker.set_task(waker);
         }
         now
     }
 
     fn round(&mut self, cx: &mut Context<'_>) -> Round {
         match self.flush(cx) {
-            Ok(true) => self.life.tell_writable(&self.shard),
+            Ok(true) => self.open.tell_writable(&self.shard),
             Ok(false) => {}
             Err(error) => return Round::Over(CloseReason::Failed(error.kind())),
         }
-        match self.life.step(&self.shard) {
+        match self.open.step(&self.shard) {
             Step::Serve => self.serve(0),
             Step::Read => return self.read(cx),
             Step::ReadLast => return self.read_last(),
@@ -91,7 +91,7 @@ impl<S: 'static> StreamDriver<S> {
 
     /// Serves what is held and the first `len` bytes of the scratch buffer.
     fn serve(&self, len: usize) {
-        self.life.serve(&self.shard, &self.shard.scratch.borrow()[..len]);
+        self.open.serve(&self.shard, &self.shard.scratch.borrow()[..len]);
     }
 
     fn read(&mut self, cx: &mut Context<'_>) -> Round {
@@ -122,16 +122,16 @@ impl<S: 'static> StreamDriver<S> {
     }
 
     fn end_of_input(&self, reason: CloseReason) {
-        self.life.with(&self.shard, |conn| conn.end_of_input(reason));
+        self.open.with(&self.shard, |conn| conn.end_of_input(reason));
     }
 
     /// Writes output until there is none or the socket takes no more; whether anything was written.
     fn flush(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
-        let Self { shard, life, stream, .. } = self;
+        let Self { shard, open, stream, .. } = self;
         let mut net = shard.net.borrow_mut();
         let (now, mut wrote) = (net.now(), false);
-        let counters = &life.service.counters[net.shard_index()];
-        while let Some(conn) = net.connection(life.id)
+        let counters = &open.service.counters[net.shard_index()];
+        while let Some(conn) = net.connection(open.id)
             && !conn.output.is_empty()
         {
             let Poll::Ready(written) = poll_write(stream, &conn.output, cx) else { break };
@@ -148,7 +148,7 @@ impl<S: 'static> StreamDriver<S> {
     }
 
     fn close(&self, reason: &CloseReason) {
-        self.life.end(&self.shard, reason);
+        self.open.end(&self.shard, reason);
         // A glommio stream must not be dropped with a poll in flight: shutting down completes it. The peer may
         // have closed already.
         let _ = shutdown(self.fd(), Shutdown::Both);

@@ -1,4 +1,4 @@
-//! Client links: reconnect, failover, bounds.
+//! TCP clients: reconnect, failover, bounds.
 
 mod support;
 

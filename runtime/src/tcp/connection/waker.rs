@@ -8,27 +8,27 @@ use std::{
 
 /// Calls the driver of one connection.
 #[derive(Default)]
-pub(crate) enum Alarm {
+pub(crate) enum DriverWaker {
     /// It has not begun yet.
     #[default]
     Off,
     /// A task of the connection's own.
     Task(Waker),
     /// A task for all connections of the shard.
-    Queue { queue: Rc<WakeQueue>, slot: u32, rung: Cell<bool> },
+    Queue { queue: Rc<WakeQueue>, slot: u32, queued: Cell<bool> },
 }
 
-impl Alarm {
+impl DriverWaker {
     pub(crate) fn of_queue(queue: &Rc<WakeQueue>, slot: u32) -> Self {
-        Self::Queue { queue: Rc::clone(queue), slot, rung: Cell::new(false) }
+        Self::Queue { queue: Rc::clone(queue), slot, queued: Cell::new(false) }
     }
 
-    pub(crate) fn ring(&self) {
+    pub(crate) fn wake(&self) {
         match self {
             Self::Off => {}
             Self::Task(waker) => waker.wake_by_ref(),
-            Self::Queue { queue, slot, rung } => {
-                if !rung.replace(true) {
+            Self::Queue { queue, slot, queued } => {
+                if !queued.replace(true) {
                     queue.push(*slot);
                 }
             }
@@ -37,8 +37,8 @@ impl Alarm {
 
     /// It has been heard: the next call counts again.
     pub(crate) fn reset(&self) {
-        if let Self::Queue { rung, .. } = self {
-            rung.set(false);
+        if let Self::Queue { queued, .. } = self {
+            queued.set(false);
         }
     }
 

@@ -96,7 +96,7 @@ impl Uring {
             .setup_cqsize(COMPLETIONS)
             .build(SUBMISSIONS)?;
         let buffers = Buffers::new(pool)?;
-        let (ring, entries) = buffers.ring();
+        let (ring, entries) = buffers.entries();
         let submitter = uring.submitter();
         // SAFETY: the memory is page-aligned, large enough, and outlives the ring.
         unsafe { submitter.register_buf_ring_with_flags(ring, entries, GROUP, 0)? };

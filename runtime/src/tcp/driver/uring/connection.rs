@@ -14,13 +14,13 @@ use nix::{
 
 use super::{
     attached::Ending,
-    uring::{Completion, Uring},
+    queues::{Completion, Uring},
 };
 use crate::{
     shard::local::Shard,
     tcp::connection::CloseReason,
     tcp::connection::{Output, SLICES_MAX, Step},
-    tcp::driver::life::Life,
+    tcp::driver::open_connection::OpenConnection,
 };
 
 /// Whether the kernel receives for it.
@@ -46,12 +46,12 @@ pub(super) enum Advanced {
     Waits,
     /// There may be more to do, when others have had their turn.
     HasMore,
-    /// It is to be dropped by [`Link::resolve`].
+    /// It is to be dropped by [`UringConnection::resolve`].
     Over,
 }
 
-pub(super) struct Link<S> {
-    life: Life<S>,
+pub(super) struct UringConnection<S> {
+    open: OpenConnection<S>,
     socket: TcpStream,
     slot: u32,
     receiving: Receiving,
@@ -64,11 +64,11 @@ pub(super) struct Link<S> {
     closed: Option<Closed>,
 }
 
-impl<S: 'static> Link<S> {
-    pub(super) fn new(life: Life<S>, socket: TcpStream, slot: u32, ending: Ending) -> Self {
+impl<S: 'static> UringConnection<S> {
+    pub(super) fn new(open: OpenConnection<S>, socket: TcpStream, slot: u32, ending: Ending) -> Self {
         let receiving = Receiving::Not;
         Self {
-            life,
+            open,
             socket,
             slot,
             receiving,
@@ -83,12 +83,12 @@ impl<S: 'static> Link<S> {
     /// Does what its connection's step says, until it has to wait or has read once: a peer that never pauses would
     /// keep the shard.
     pub(super) fn advance(&mut self, shard: &Rc<Shard<S>>, uring: &mut Uring) -> Advanced {
-        self.life.with(shard, |conn| conn.alarm.reset());
+        self.open.with(shard, |conn| conn.waker.reset());
         let mut has_read = false;
         while self.closed.is_none() {
             self.send(shard, uring);
-            match self.life.step(shard) {
-                Step::Serve => self.life.serve(shard, &[]),
+            match self.open.step(shard) {
+                Step::Serve => self.open.serve(shard, &[]),
                 Step::Read => {
                     self.receive(uring);
                     break;
@@ -117,7 +117,7 @@ impl<S: 'static> Link<S> {
             return;
         }
         let mut net = shard.net.borrow_mut();
-        let Some(conn) = net.connection(self.life.id) else { return };
+        let Some(conn) = net.connection(self.open.id) else { return };
         let mut slices = [IoSlice::new(&[]); SLICES_MAX];
         let count = conn.output.lend(&mut slices);
         if count > 0 {
@@ -148,23 +148,23 @@ impl<S: 'static> Link<S> {
         let read = recv(self.socket.as_raw_fd(), &mut shard.scratch.borrow_mut(), MsgFlags::MSG_DONTWAIT);
         match read {
             Ok(0) | Err(Errno::EAGAIN) => self.end_of_input(shard, CloseReason::Drained),
-            Ok(len) => self.life.serve(shard, &shard.scratch.borrow()[..len]),
+            Ok(len) => self.open.serve(shard, &shard.scratch.borrow()[..len]),
             Err(Errno::EINTR) => {}
             Err(errno) => self.fail(shard, errno),
         }
     }
 
     fn end_of_input(&self, shard: &Shard<S>, reason: CloseReason) {
-        self.life.with(shard, |conn| conn.end_of_input(reason));
+        self.open.with(shard, |conn| conn.end_of_input(reason));
     }
 
     fn fail(&self, shard: &Shard<S>, errno: Errno) {
-        self.life.with(shard, |conn| conn.cut(CloseReason::Failed(io::Error::from(errno).kind())));
+        self.open.with(shard, |conn| conn.cut(CloseReason::Failed(io::Error::from(errno).kind())));
     }
 
     /// Runs the `closed` hook. The socket stays until the kernel is done with it, which this sees to.
     fn close(&mut self, shard: &Shard<S>, uring: &mut Uring, reason: CloseReason) {
-        let connection = self.life.end(shard, &reason);
+        let connection = self.open.end(shard, &reason);
         let output = connection.map(|connection| connection.output).filter(Output::is_lent);
         self.closed = Some(Closed { reason, output });
         self.stop_receiving(uring);
@@ -188,7 +188,7 @@ impl<S: 'static> Link<S> {
         match (completion.outcome(), completion.buffer) {
             (Ok(len @ 1..), Some(buffer)) => {
                 self.hungry = false;
-                self.life.serve(shard, uring.buffers().bytes(buffer, len));
+                self.open.serve(shard, uring.buffers().bytes(buffer, len));
             }
             (Ok(_), _) if completion.more => {}
             (Ok(_), _) => self.end_of_input(shard, CloseReason::PeerClosed),
@@ -202,7 +202,7 @@ impl<S: 'static> Link<S> {
         self.sending = false;
         let outcome = completion.outcome();
         let sent = outcome.unwrap_or(0);
-        self.life.counters(shard).bytes_out.add(sent as u64);
+        self.open.counters(shard).bytes_out.add(sent as u64);
         let now = shard.net.borrow().now();
         if let Some(closed) = &mut self.closed {
             if let Some(mut output) = closed.output.take() {
@@ -210,9 +210,9 @@ impl<S: 'static> Link<S> {
             }
             return;
         }
-        self.life.with(shard, |conn| conn.output.settle(sent, now));
+        self.open.with(shard, |conn| conn.output.settle(sent, now));
         match outcome {
-            Ok(_) => self.life.tell_writable(shard),
+            Ok(_) => self.open.tell_writable(shard),
             Err(Errno::EINTR | Errno::EAGAIN) => {}
             Err(errno) => self.fail(shard, errno),
         }

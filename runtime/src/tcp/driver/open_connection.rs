@@ -14,7 +14,7 @@ use crate::{
     shard::context::ShardContext,
     shard::local::Shard,
     tcp::connection::CloseReason,
-    tcp::connection::{Alarm, ConnId, Connection, Limits, Step},
+    tcp::connection::{ConnId, Connection, DriverWaker, Limits, Step},
     tcp::serve::serve,
     tcp::service::Service,
     tcp::stats::Counters,
@@ -30,18 +30,18 @@ const PROBES: u32 = 6;
 const UNACKNOWLEDGED_TIMEOUT_MIN: Duration = Duration::from_millis(1);
 
 /// An open connection of a shard.
-pub(super) struct Life<S> {
+pub(super) struct OpenConnection<S> {
     pub(super) service: Arc<Service<S>>,
     pub(super) id: ConnId,
 }
 
-impl<S> Clone for Life<S> {
+impl<S> Clone for OpenConnection<S> {
     fn clone(&self) -> Self {
         Self { service: Arc::clone(&self.service), id: self.id }
     }
 }
 
-impl<S: 'static> Life<S> {
+impl<S: 'static> OpenConnection<S> {
     /// Prepares the socket and puts the connection into the shard's table. Its `opened` hook has to follow.
     ///
     /// # Errors
@@ -50,12 +50,12 @@ impl<S: 'static> Life<S> {
         shard: &Shard<S>,
         service: &Arc<Service<S>>,
         socket: &TcpStream,
-        alarm: Alarm,
+        waker: DriverWaker,
     ) -> io::Result<Self> {
         let (peer, local) = (socket.peer_addr()?, socket.local_addr()?);
         prepare(socket, &service.limits)?;
         let mut conn = Connection::new(peer, local, service.limits, Instant::now());
-        conn.alarm = alarm;
+        conn.waker = waker;
         let id = shard.net.borrow_mut().table().insert(conn);
         Ok(Self { service: Arc::clone(service), id })
     }
@@ -111,7 +111,7 @@ impl<S: 'static> Life<S> {
         let counters = self.counters(shard);
         counters.closed.add(1);
         self.with(shard, |conn| conn.cut(reason.clone()));
-        self.complain(shard, reason);
+        self.log_misbehaviour(shard, reason);
         if reason.is_timeout() {
             counters.timed_out.add(1);
         }
@@ -129,9 +129,9 @@ impl<S: 'static> Life<S> {
     }
 
     /// Logs what was wrong with the peer, if it was.
-    fn complain(&self, shard: &Shard<S>, reason: &CloseReason) {
+    fn log_misbehaviour(&self, shard: &Shard<S>, reason: &CloseReason) {
         if (reason.is_malformed() || *reason == CloseReason::Panicked)
-            && let Some(suppressed) = shard.complaints.borrow_mut().due(Instant::now())
+            && let Some(suppressed) = shard.peer_log.borrow_mut().due(Instant::now())
         {
             let peer = shard.net.borrow().peer(self.id);
             tracing::warn!(service = self.service.name, ?peer, %reason, suppressed, "connection closed");

@@ -52,7 +52,7 @@ impl Buffers {
     }
 
     /// Where the ring lies, and how many entries it has.
-    pub(super) fn ring(&self) -> (u64, u16) {
+    pub(super) fn entries(&self) -> (u64, u16) {
         (self.entries.as_ptr() as u64, COUNT_MAX as u16)
     }
 

@@ -3,7 +3,7 @@
 //! Each connection has one receive that goes on by itself, into buffers of the pool, and one send at most. A
 //! turn is one call to the kernel: it submits what the turn before made up, and brings what has come. What was
 //! received is served at once; then each connection that something happened to is advanced by its
-//! [`Step`](crate::conn::Step), so that the replies to all frames of a turn are one send. Turns follow each other
+//! [`Step`](crate::tcp::connection::Step), so that the replies to all frames of a turn are one send. Turns follow each other
 //! until one brings nothing; then the task waits in the ring if pauses were short, and else parks on its eventfd.
 //!
 //! Nothing is lost when buffers run out: the kernel ends the receive, and it is asked again when there are
@@ -11,8 +11,8 @@
 
 mod attached;
 mod buffers;
-mod link;
-mod uring;
+mod connection;
+mod queues;
 
 use std::{
     cell::RefCell,
@@ -32,16 +32,16 @@ use slab::Slab;
 
 pub(crate) use self::attached::Attached;
 use self::{
-    link::{Advanced, Link},
-    uring::{Completion, Request, Uring},
+    connection::{Advanced, UringConnection},
+    queues::{Completion, Request, Uring},
 };
-use super::life::Life;
+use super::open_connection::OpenConnection;
 use crate::{
     glommio_facts::event_read::EventRead,
     log_throttle::LogThrottle,
     pool::Pool,
     shard::local::Shard,
-    tcp::connection::{Alarm, WakeQueue},
+    tcp::connection::{DriverWaker, WakeQueue},
     tcp::service::Service,
 };
 
@@ -72,41 +72,45 @@ pub(super) fn probe() -> io::Result<()> {
 }
 
 /// All connections of one shard.
-pub(crate) struct RingDriver<S> {
+pub(crate) struct UringDriver<S> {
     /// Connections that called.
     calls: Rc<WakeQueue>,
     /// Borrowed for the length of a turn.
-    links: RefCell<Links<S>>,
+    connections: RefCell<UringConnections<S>>,
     /// Tells that the ring has something to collect. Taken by the task.
     eventfd: RefCell<Option<EventRead>>,
 }
 
-struct Links<S> {
+struct UringConnections<S> {
     uring: Uring,
-    slots: Slab<Link<S>>,
+    slots: Slab<UringConnection<S>>,
     /// What has come and was not looked at yet.
     completions: VecDeque<Completion>,
     /// Connections to be advanced first: they got no buffer, because others had them all.
     starved: VecDeque<u32>,
     /// Connections to be advanced.
     due: VecDeque<u32>,
-    troubles: LogThrottle,
+    log: LogThrottle,
 }
 
-impl<S: 'static> RingDriver<S> {
+impl<S: 'static> UringDriver<S> {
     /// To be called on the shard's thread.
     pub(crate) fn new(pool: &Pool) -> io::Result<Self> {
         // Blocking: the executor's read is to wait.
         let eventfd = EventRead::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?.into());
-        let links = Links {
+        let connections = UringConnections {
             uring: Uring::new(pool, eventfd.fd().as_raw_fd())?,
             slots: Slab::new(),
             completions: VecDeque::new(),
             starved: VecDeque::new(),
             due: VecDeque::new(),
-            troubles: LogThrottle::each(LOG_INTERVAL),
+            log: LogThrottle::each(LOG_INTERVAL),
         };
-        Ok(Self { calls: Rc::default(), links: RefCell::new(links), eventfd: RefCell::new(Some(eventfd)) })
+        Ok(Self {
+            calls: Rc::default(),
+            connections: RefCell::new(connections),
+            eventfd: RefCell::new(Some(eventfd)),
+        })
     }
 
     /// Takes a connected socket over, and runs the `opened` hook.
@@ -122,29 +126,29 @@ impl<S: 'static> RingDriver<S> {
         let socket = TcpStream::from(socket);
         // The ring waits for a blocking socket; from others it brings what there is, which is nothing.
         socket.set_nonblocking(false)?;
-        let mut links = self.links.borrow_mut();
-        let place = links.slots.vacant_entry();
+        let mut connections = self.connections.borrow_mut();
+        let place = connections.slots.vacant_entry();
         // A connection has a descriptor, and those are `i32`s.
         let slot = u32::try_from(place.key()).map_err(io::Error::other)?;
-        let life = Life::begin(shard, service, &socket, Alarm::of_queue(&self.calls, slot))?;
+        let open = OpenConnection::begin(shard, service, &socket, DriverWaker::of_queue(&self.calls, slot))?;
         let attached = Attached::default();
-        place.insert(Link::new(life.clone(), socket, slot, attached.ending()));
-        drop(links);
-        life.run_opened(shard);
-        life.with(shard, |conn| conn.wake());
+        place.insert(UringConnection::new(open.clone(), socket, slot, attached.ending()));
+        drop(connections);
+        open.run_opened(shard);
+        open.with(shard, |conn| conn.wake());
         Ok(attached)
     }
 
     /// Wakes the task if the ring has something that nobody was told of: on processors that order memory loosely,
     /// going to sleep and being called can miss each other.
     pub(crate) fn check(&self) {
-        if self.links.borrow_mut().has_work() {
+        if self.connections.borrow_mut().has_work() {
             self.calls.wake();
         }
     }
 
     fn has_work(&self) -> bool {
-        !self.calls.is_empty() || self.links.borrow_mut().has_work()
+        !self.calls.is_empty() || self.connections.borrow_mut().has_work()
     }
 
     /// Turns, until there is nothing to do, nor, if it `lingers`, soon will be.
@@ -157,19 +161,19 @@ impl<S: 'static> RingDriver<S> {
                 since = Instant::now();
             }
             shard.net.borrow_mut().set_now(now);
-            self.links.borrow_mut().turn(shard, &self.calls);
+            self.connections.borrow_mut().turn(shard, &self.calls);
         }
     }
 
     /// Waits for a while; whether there is something to do then.
     fn linger(&self) -> bool {
-        self.links.borrow_mut().wait(LINGER);
+        self.connections.borrow_mut().wait(LINGER);
         self.has_work()
     }
 
     /// Waits until there is something to do, or all is over.
     async fn park(&self, shard: &Shard<S>, eventfd: &mut EventRead) {
-        if !self.links.borrow_mut().uring.prepare_to_park() {
+        if !self.connections.borrow_mut().uring.prepare_to_park() {
             return;
         }
         poll_fn(|cx| {
@@ -180,25 +184,25 @@ impl<S: 'static> RingDriver<S> {
             eventfd.poll(cx)
         })
         .await;
-        self.links.borrow_mut().uring.unpark();
+        self.connections.borrow_mut().uring.unpark();
     }
 
     fn is_over(&self, shard: &Shard<S>) -> bool {
-        shard.is_stopping() && self.links.borrow().slots.is_empty()
+        shard.is_stopping() && self.connections.borrow().slots.is_empty()
     }
 }
 
 /// The task that drives the shard's connections, until the shard stops and the last of them has ended.
 pub(crate) async fn run<S: 'static>(shard: Rc<Shard<S>>) {
-    let Some(ring) = super::ring_of(&shard) else { return };
-    let Some(mut eventfd) = ring.eventfd.take() else { return };
-    let calls = Rc::clone(&ring.calls);
+    let Some(driver) = super::uring_of(&shard) else { return };
+    let Some(mut eventfd) = driver.eventfd.take() else { return };
+    let calls = Rc::clone(&driver.calls);
     shard.at_end(move || calls.wake());
     let mut lingers = false;
-    while !ring.is_over(&shard) {
-        ring.work(&shard, lingers).await;
+    while !driver.is_over(&shard) {
+        driver.work(&shard, lingers).await;
         let parked_at = Instant::now();
-        ring.park(&shard, &mut eventfd).await;
+        driver.park(&shard, &mut eventfd).await;
         lingers = parked_at.elapsed() < LINGER;
     }
     let fire = |fd: BorrowedFd<'_>| {
@@ -208,11 +212,11 @@ pub(crate) async fn run<S: 'static>(shard: Rc<Shard<S>>) {
     eventfd.end(fire).await;
 }
 
-impl<S: 'static> Links<S> {
+impl<S: 'static> UringConnections<S> {
     /// Submits what was made up, serves what has come, advances whom it concerns.
     fn turn(&mut self, shard: &Rc<Shard<S>>, calls: &WakeQueue) {
         let turned = self.uring.turn(&mut self.completions);
-        self.complain(turned);
+        self.log_failure(turned);
         let mut work = Work::begin();
         while !work.is_enough()
             && let Some(completion) = self.completions.pop_front()
@@ -242,12 +246,12 @@ impl<S: 'static> Links<S> {
 
     fn wait(&mut self, timeout: Duration) {
         let waited = self.uring.wait(timeout);
-        self.complain(waited);
+        self.log_failure(waited);
     }
 
-    fn complain(&mut self, result: io::Result<()>) {
+    fn log_failure(&mut self, result: io::Result<()>) {
         if let Err(error) = result
-            && let Some(suppressed) = self.troubles.due(Instant::now())
+            && let Some(suppressed) = self.log.due(Instant::now())
         {
             tracing::error!(%error, suppressed, "io_uring refuses to work");
         }
@@ -257,15 +261,15 @@ impl<S: 'static> Links<S> {
         if completion.is_out_of_buffers() {
             self.uring.buffers().grow(self.slots.len());
         }
-        if let Some(link) = self.slots.get_mut(completion.slot as usize) {
+        if let Some(connection) = self.slots.get_mut(completion.slot as usize) {
             match completion.request {
-                Request::Receive => link.received(shard, &mut self.uring, completion),
-                Request::Send => link.sent(shard, completion),
+                Request::Receive => connection.received(shard, &mut self.uring, completion),
+                Request::Send => connection.sent(shard, completion),
                 // What it ended says so itself, and the slot may be another's by now.
                 Request::Cancel => return,
             }
-            if !mem::replace(&mut link.due, true) {
-                let due = if link.is_starved(completion) { &mut self.starved } else { &mut self.due };
+            if !mem::replace(&mut connection.due, true) {
+                let due = if connection.is_starved(completion) { &mut self.starved } else { &mut self.due };
                 due.push_back(completion.slot);
             }
         }
@@ -275,12 +279,12 @@ impl<S: 'static> Links<S> {
     }
 
     fn advance(&mut self, shard: &Rc<Shard<S>>, slot: u32) {
-        let Some(link) = self.slots.get_mut(slot as usize) else { return };
-        link.due = false;
-        match link.advance(shard, &mut self.uring) {
+        let Some(connection) = self.slots.get_mut(slot as usize) else { return };
+        connection.due = false;
+        match connection.advance(shard, &mut self.uring) {
             Advanced::Waits => {}
             Advanced::HasMore => {
-                link.due = true;
+                connection.due = true;
                 self.due.push_back(slot);
             }
             Advanced::Over => self.slots.remove(slot as usize).resolve(),
