@@ -4,7 +4,7 @@ use std::error::Error;
 
 use lars_service::{Alias, ConfigError, Daemon, Shutdown};
 
-use crate::{DnsConfig, config::RawConfig, shell};
+use crate::{DnsConfig, StartError, config::RawConfig, shell};
 
 /// The commented configuration that we ship.
 pub(crate) const EXAMPLE: &str = include_str!("../lars-dns.example.toml");
@@ -27,6 +27,10 @@ impl Daemon for DnsDaemon {
     }
 
     fn run(config: DnsConfig, shutdown: &Shutdown) -> Result<(), Box<dyn Error + Send + Sync>> {
-        Ok(shell::run(config, shutdown)?)
+        match shell::run(config, shutdown) {
+            // It is the configuration that has to change, and the exit status says so.
+            Err(StartError::Store(error)) => Err(ConfigError::new("store.url", error.to_string()).into()),
+            done => Ok(done?),
+        }
     }
 }

@@ -20,6 +20,8 @@ const PENDING_KEYS_MAX: usize = 100_000_000;
 const QUEUE_ROWS_MAX: usize = 10_000_000;
 const FLUSH_INTERVAL_MS_MAX: u64 = 60_000;
 const DRAIN_TIMEOUT_MS_MAX: u64 = 600_000;
+/// A hundred years.
+const STATUS_MAX_AGE_S_MAX: u64 = 100 * 365 * 24 * 3600;
 
 /// The configuration as it is written down; `lars-reporter.example.toml` explains the keys.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +51,8 @@ pub struct StoreSection {
     pub queue_rows: usize,
     /// How long rows that are still held are written on when the service stops.
     pub drain_timeout_ms: u64,
+    /// How old a row may grow before it is deleted, in seconds; 0: as old as it may be.
+    pub status_max_age_s: u64,
 }
 
 impl Default for RawConfig {
@@ -71,6 +75,7 @@ impl Default for StoreSection {
             max_pending_keys: 1_000_000,
             queue_rows: 65_536,
             drain_timeout_ms: 10_000,
+            status_max_age_s: 7 * 24 * 3600,
         }
     }
 }
@@ -94,6 +99,8 @@ pub struct ReporterConfig {
     pub queue_rows: usize,
     /// How long rows that are still held are written on when the service stops.
     pub drain_timeout: Duration,
+    /// How old a row may grow before it is deleted; `None`: as old as it may be.
+    pub status_max_age: Option<Duration>,
 }
 
 impl Default for ReporterConfig {
@@ -139,6 +146,8 @@ impl RawConfig {
         let queue_rows = ranged("queue_rows", store.queue_rows, ROWS_PER_MESSAGE_MAX..=QUEUE_ROWS_MAX)?;
         let drain_ms = ranged("drain_timeout_ms", store.drain_timeout_ms, 1..=DRAIN_TIMEOUT_MS_MAX)?;
         let drain_timeout = Duration::from_millis(drain_ms);
+        let max_age_s = ranged("status_max_age_s", store.status_max_age_s, 0..=STATUS_MAX_AGE_S_MAX)?;
+        let status_max_age = (max_age_s > 0).then(|| Duration::from_secs(max_age_s));
         Ok(ReporterConfig {
             server,
             shards,
@@ -148,6 +157,7 @@ impl RawConfig {
             limits,
             queue_rows,
             drain_timeout,
+            status_max_age,
         })
     }
 }
@@ -198,6 +208,7 @@ mod tests {
         check(|store| store.max_pending_keys = 1, "max_pending_keys", "1 is not in 2..=");
         check(|store| store.queue_rows = 1_000, "queue_rows", "1000 is not in 16381..=");
         check(|store| store.drain_timeout_ms = 0, "drain_timeout_ms", "0 is not in");
+        check(|store| store.status_max_age_s = u64::MAX, "status_max_age_s", "is not in 0..=3153600000");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use lars_service::{Alias, ConfigError, Daemon, Shutdown};
 
 use crate::{
     config::{RawConfig, ReporterConfig},
-    shell,
+    shell::{self, RunError},
 };
 
 /// What `lars_service::main` runs as `lars-reporter`.
@@ -26,6 +26,10 @@ impl Daemon for ReporterDaemon {
     }
 
     fn run(config: ReporterConfig, shutdown: &Shutdown) -> Result<(), Box<dyn Error + Send + Sync>> {
-        Ok(shell::run(config, shutdown)?)
+        match shell::run(config, shutdown) {
+            // It is the configuration that has to change, and the exit status says so.
+            Err(RunError::Store(error)) => Err(ConfigError::new("store.url", error.to_string()).into()),
+            done => Ok(done?),
+        }
     }
 }

@@ -15,4 +15,4 @@ pub mod core;
 
 pub use config::{RawConfig, ReporterConfig, StoreSection};
 pub use daemon::ReporterDaemon;
-pub use shell::{Drained, Reporter, ReporterStats, StartError, run};
+pub use shell::{Drained, Reporter, ReporterStats, RunError, StartError, run};

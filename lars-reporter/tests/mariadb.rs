@@ -43,7 +43,7 @@ fn all_rows(ts: u32) -> Vec<CallStatus> {
 fn assert_all_written(reporter: &Reporter, store: &StoreUrl, ts: u32) {
     eventually("all is written", || rows(store, None) == all_rows(ts));
     eventually("nothing is held", || reporter.stats().pending_keys == 0);
-    assert_eq!((reporter.stats().dropped_at_cap, reporter.stats().malformed), (0, 0));
+    assert_eq!((reporter.stats().dropped_at_cap, reporter.tcp_stats().malformed), (0, 0));
 }
 
 #[test]
@@ -199,4 +199,46 @@ fn it_starts_while_the_server_refuses_and_stops_in_time() {
     AgentLink::to(&reporter).send(&message(ModuleId::new(1, 1), 1, vec![result(host(1), 1)]));
     eventually("the row is held", || reporter.stats().pending_keys == 1);
     assert_eq!(reporter.stop(), Drained { keys_lost: 1 });
+}
+
+/// Rows of module 2 are what the table does not take.
+fn drops_what_is_refused(database: &str, refusal: &str) {
+    let server = MariaDb::shared();
+    let store = url(&server.url(database));
+    drop(lars_store::open(&store, OpenMode::Create).expect("the tables are made"));
+    server.execute(database, refusal);
+    let reporter =
+        Reporter::start(ReporterConfig { writers: 1, ..config(store.clone()) }).expect("it starts");
+    let mut agent = AgentLink::to(&reporter);
+    for modid in 1..=4 {
+        let results = (0..HOSTS).map(|n| result(host(n), 1)).collect();
+        agent.send(&message(ModuleId::new(modid, 1), 100, results));
+    }
+    eventually("all others are written", || rows(&store, None).len() == 3 * usize::from(HOSTS));
+    eventually("nothing is held", || {
+        let stats = reporter.stats();
+        (stats.results, stats.queued_rows, stats.pending_keys) == (4 * u64::from(HOSTS), 0, 0)
+    });
+    assert_eq!(reporter.stats().dropped_refused, u64::from(HOSTS));
+    assert_eq!(reporter.stop(), Drained { keys_lost: 0 });
+}
+
+#[test]
+fn a_row_that_no_partition_takes_holds_up_no_others() {
+    drops_what_is_refused(
+        "partitions",
+        "ALTER TABLE ServerCallStatus PARTITION BY LIST (modid) (PARTITION some VALUES IN (1, 3, 4))",
+    );
+}
+
+#[test]
+fn a_refusal_that_nobody_knows_holds_up_no_others() {
+    drops_what_is_refused(
+        "unknown_refusal",
+        "DELIMITER //
+         CREATE TRIGGER refusal BEFORE INSERT ON ServerCallStatus FOR EACH ROW
+         IF NEW.modid = 2 THEN
+             SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = 1005, MESSAGE_TEXT = 'whatever it is';
+         END IF//",
+    );
 }

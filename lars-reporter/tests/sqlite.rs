@@ -89,9 +89,9 @@ fn many_agents_report_on_many_modules() {
     let stats = reporter.stats();
     assert_eq!((stats.requests, stats.results), (u64::from(AGENTS * MODULES), expected as u64));
     assert!(stats.flushes < stats.rows_written, "rows are written together");
-    eventually("each agent has a connection", || reporter.stats().connections == u64::from(AGENTS));
+    eventually("each agent has a connection", || reporter.tcp_stats().open == u64::from(AGENTS));
     drop(agents);
-    eventually("the connections are gone", || reporter.stats().connections == 0);
+    eventually("the connections are gone", || reporter.tcp_stats().open == 0);
 }
 
 #[test]
@@ -126,7 +126,7 @@ fn malformed_input_costs_its_own_connection_only() {
     }
     healthy.send(&message(MODULE, 100, vec![result(host(1), 1)]));
     assert_eventually_rows(&file.url(), MODULE, &[row(MODULE, host(1), 100, 1)]);
-    eventually("each is counted", || reporter.stats().malformed == malformed.len() as u64);
+    eventually("each is counted", || reporter.tcp_stats().malformed == malformed.len() as u64);
     assert_eq!(reporter.stats().requests, 1);
 }
 
@@ -301,4 +301,56 @@ fn a_second_copy_is_refused_and_touches_nothing() {
     assert!(error.to_string().contains(&reporter.local_addr().to_string()), "{error}");
     let StoreUrl::Sqlite(path) = second.url() else { unreachable!("it is a file") };
     assert!(!path.exists());
+}
+
+#[test]
+fn rows_that_are_too_old_are_deleted() {
+    let file = SqliteFile::new();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
+    let now = u32::try_from(now).expect("fits the wire");
+    let day = Duration::from_secs(24 * 3600);
+    let reporter = start(config(file.url()));
+    let mut agent = AgentLink::to(&reporter);
+    agent.send(&message(MODULE, now - 2 * 24 * 3600, vec![result(host(1), 1)]));
+    agent.send(&message(MODULE, now, vec![result(host(2), 1)]));
+    eventually("both are written", || reporter.stats().rows_written == 2);
+    reporter.stop();
+
+    // Right at its start it looks for them.
+    let reporter = start(ReporterConfig { status_max_age: Some(day), ..config(file.url()) });
+    assert_eventually_rows(&file.url(), MODULE, &[row(MODULE, host(2), now.into(), 1)]);
+    eventually("it is counted", || reporter.stats().rows_expired == 1);
+}
+
+#[test]
+fn two_agents_that_report_as_one_caller_are_noticed_and_one_that_comes_back_is_not() {
+    let file = SqliteFile::new();
+    let reporter = start(config(file.url()));
+    let report = |agent: &mut AgentLink| {
+        let taken = reporter.stats().requests;
+        agent.send(&message(MODULE, 100, vec![result(host(1), 1)]));
+        eventually("it is taken", || reporter.stats().requests == taken + 1);
+        reporter.stats().callers_shared
+    };
+    let (mut first, mut second) = (AgentLink::to(&reporter), AgentLink::to(&reporter));
+    assert_eq!(report(&mut first), 0);
+    assert_eq!(report(&mut second), 0, "the same agent, connected again");
+    assert_eq!(report(&mut second), 0);
+    eventually("the first one still speaks", || report(&mut first) == 1);
+    eventually("and the second", || report(&mut second) == 2);
+    drop(first);
+    eventually("its end is noticed", || reporter.tcp_stats().open == 1);
+    assert_eq!(report(&mut second), 2);
+}
+
+#[test]
+fn everything_that_is_counted_has_a_name() {
+    let file = SqliteFile::new();
+    let reporter = start(config(file.url()));
+    AgentLink::to(&reporter).send(&message(MODULE, 100, vec![result(host(1), 1)]));
+    let value = |name: &str| {
+        reporter.samples().into_iter().find(|sample| sample.name == name).map(|sample| sample.value)
+    };
+    eventually("rows", || value("rows_written") == Some(1));
+    assert_eq!((value("requests"), value("accepted")), (Some(1), Some(1)));
 }

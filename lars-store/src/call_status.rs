@@ -1,8 +1,6 @@
 //! [`CallStatusStore`]: how calls went.
 
-use std::net::Ipv4Addr;
-
-use lars_proto::{HostAddr, ModuleId};
+use lars_proto::{CallStatus, ModuleId};
 
 use crate::StoreError;
 
@@ -49,32 +47,6 @@ pub struct ExpiryStep {
     pub next: Option<ExpiryCursor>,
 }
 
-/// Whose calls to which host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct CallStatusKey {
-    /// The module that was called.
-    pub module: ModuleId,
-    /// The host that was called.
-    pub host: HostAddr,
-    /// The agent's address on the caller's machine.
-    pub caller: Ipv4Addr,
-}
-
-/// The calls of one caller to one host, in the window that was last reported.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CallStatus {
-    /// Whose calls to which host.
-    pub key: CallStatusKey,
-    /// Calls that succeeded.
-    pub succ: u32,
-    /// Calls that failed.
-    pub err: u32,
-    /// When the agent said so, in unix seconds.
-    pub ts: u64,
-    /// Whether the host is overloaded in the eyes of that agent.
-    pub overload: bool,
-}
-
 /// The rows that remain when each key is written in turn: one per key, in the order of keys. That order is
 /// the same in every transaction, so two of them hardly ever deadlock.
 pub(crate) fn newest_by_key(rows: &[CallStatus]) -> Vec<CallStatus> {
@@ -93,8 +65,9 @@ pub(crate) fn newest_by_key(rows: &[CallStatus]) -> Vec<CallStatus> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::{collections::BTreeMap, net::Ipv4Addr};
 
+    use lars_proto::{CallStatusKey, HostAddr};
     use proptest::prelude::*;
 
     use super::*;

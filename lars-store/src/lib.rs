@@ -24,8 +24,9 @@ mod row;
 mod sqlite;
 mod url;
 
-pub use call_status::{CallStatus, CallStatusKey, CallStatusStore, ExpiryCursor, ExpiryStep, TS_AHEAD_MAX};
+pub use call_status::{CallStatusStore, ExpiryCursor, ExpiryStep, TS_AHEAD_MAX};
 pub use error::StoreError;
+pub use lars_proto::{CallStatus, CallStatusKey};
 pub use outage_log::{OutageLog, REMINDER_INTERVAL};
 pub use route::{
     EditOutcome, HOSTS_PER_MODULE_MAX, LoadReport, Loaded, RouteChange, RouteEdit, RoutePosition, RouteStore,

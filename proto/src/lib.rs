@@ -5,6 +5,7 @@
 //!
 //! * [`ModuleId`], [`HostAddr`]: the two things every part of Lars talks about.
 //! * [`Endpoint`]: a host as a route lists it.
+//! * [`CallStatus`]: what an agent reports of a host.
 //! * [`frame`]: the 8-byte header, for TCP streams and for datagrams.
 //! * [`messages`]: the protobuf messages, generated from `lars.proto`.
 //! * [`lookup`]: those of a lookup, by hand and faster.
@@ -13,6 +14,7 @@
 #![warn(missing_docs)]
 #![forbid(unsafe_code)]
 
+mod call_status;
 mod endpoint;
 mod host;
 mod module;
@@ -22,6 +24,7 @@ pub mod lookup;
 pub mod messages;
 pub mod route;
 
+pub use call_status::{CallStatus, CallStatusKey};
 pub use endpoint::{Endpoint, Zone};
 pub use host::{HostAddr, HostAddrError};
 pub use module::ModuleId;

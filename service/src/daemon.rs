@@ -134,5 +134,5 @@ pub fn with_causes(error: &(dyn Error + 'static)) -> String {
 }
 
 fn exit_status(error: &(dyn Error + Send + Sync + 'static)) -> u8 {
-    if error.is::<PreflightError>() { EXIT_CONFIG } else { 1 }
+    if error.is::<PreflightError>() || error.is::<ConfigError>() { EXIT_CONFIG } else { 1 }
 }

@@ -7,11 +7,13 @@ use std::{
 };
 
 use criterion::{BatchSize, Criterion, Throughput};
-use lars_proto::messages::{HostCallResult, ReportStatusRequest};
+use lars_proto::{
+    CallStatus, CallStatusKey,
+    messages::{HostCallResult, ReportStatusRequest},
+};
 use lars_reporter::core::{
     coalescer::{Coalescer, Limits},
     ingest,
-    row::{Status, StatusKey, StatusRow},
 };
 
 use super::{host, module};
@@ -25,19 +27,22 @@ const LIMITS: Limits =
     Limits { flush_interval: Duration::from_millis(200), flush_rows: 500, pending_keys_max: 1_000_000 };
 
 /// The rows of a thousand modules, each with other keys, as one agent has them at `ts`.
-fn rows_at(ts: u64) -> Vec<StatusRow> {
-    let row = |n: u32| StatusRow {
-        key: StatusKey {
+fn rows_at(ts: u64) -> Vec<CallStatus> {
+    let row = |n: u32| CallStatus {
+        key: CallStatusKey {
             module: module(n / HOSTS_PER_MODULE),
             host: host(n % HOSTS_PER_MODULE),
             caller: Ipv4Addr::new(10, 1, 2, 3),
         },
-        status: Status { succ: n % 1_000, err: n % 7, ts, overload: false },
+        succ: n % 1_000,
+        err: n % 7,
+        ts,
+        overload: false,
     };
     (0..ROWS).map(row).collect()
 }
 
-fn add_all(coalescer: &mut Coalescer, rows: &[StatusRow], now: Instant) {
+fn add_all(coalescer: &mut Coalescer, rows: &[CallStatus], now: Instant) {
     for &row in rows {
         coalescer.add(row, now);
     }

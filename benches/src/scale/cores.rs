@@ -18,13 +18,10 @@ use lars_dns::core::{
     subscriptions::Subscriptions,
 };
 use lars_proto::{
-    Endpoint, HostAddr, ModuleId,
+    CallStatus, CallStatusKey, Endpoint, HostAddr, ModuleId,
     route::{self, RouteReply},
 };
-use lars_reporter::core::{
-    coalescer::{Coalescer, Limits},
-    row::{Status, StatusKey, StatusRow},
-};
+use lars_reporter::core::coalescer::{Coalescer, Limits};
 
 use super::{
     curve::{Axis, Curve, Figure, Series, Unit},
@@ -244,9 +241,9 @@ fn coalescer() -> Coalescer {
     })
 }
 
-fn row(module: ModuleId) -> StatusRow {
-    let key = StatusKey { module, host: fleet::hosts(1)[0], caller: Ipv4Addr::LOCALHOST };
-    StatusRow { key, status: Status { succ: 1, err: 0, ts: 1, overload: false } }
+fn row(module: ModuleId) -> CallStatus {
+    let key = CallStatusKey { module, host: fleet::hosts(1)[0], caller: Ipv4Addr::LOCALHOST };
+    CallStatus { key, succ: 1, err: 0, ts: 1, overload: false }
 }
 
 /// What depends on the hosts of the module in question.

@@ -13,14 +13,7 @@ use std::{
 };
 
 use ahash::AHashMap;
-
-use super::row::{Status, StatusKey, StatusRow};
-
-/// Delay before the first retry, at most; it doubles with each further failure in a row.
-pub const RETRY_BASE: Duration = Duration::from_millis(100);
-
-/// The longest delay between two tries.
-pub const RETRY_MAX: Duration = Duration::from_secs(5);
+use lars_proto::{CallStatus, CallStatusKey};
 
 /// Keys that memory is kept for when nothing is held: a busy interval's, not a long outage's.
 const CAPACITY_KEPT: usize = 16_384;
@@ -41,13 +34,13 @@ pub struct Limits {
 #[must_use = "its rows are held until `flushed` or `failed` is called"]
 #[derive(Debug, PartialEq, Eq)]
 pub struct Batch {
-    rows: Vec<StatusRow>,
+    rows: Vec<CallStatus>,
 }
 
 impl Batch {
     /// At least one row, no key twice.
     #[must_use]
-    pub fn rows(&self) -> &[StatusRow] {
+    pub fn rows(&self) -> &[CallStatus] {
         &self.rows
     }
 }
@@ -55,7 +48,7 @@ impl Batch {
 /// A row that is held.
 #[derive(Clone, Copy, Debug)]
 struct Held {
-    status: Status,
+    row: CallStatus,
     place: Place,
 }
 
@@ -74,9 +67,9 @@ enum Place {
 pub struct Coalescer {
     limits: Limits,
     /// Every row accepted and not known to be written.
-    held: AHashMap<StatusKey, Held>,
+    held: AHashMap<CallStatusKey, Held>,
     /// The keys to write, the longest waiting first, with the time since when they wait.
-    waiting: VecDeque<(StatusKey, Instant)>,
+    waiting: VecDeque<(CallStatusKey, Instant)>,
     batch_is_out: bool,
     /// The most rows in the next batch: [`Limits::flush_rows`], less after a refusal.
     batch_rows_max: usize,
@@ -126,11 +119,11 @@ impl Coalescer {
     }
 
     /// Takes a row in. If its key is held already, the newer `ts` stays; of equal ones, the later arrival.
-    pub fn add(&mut self, row: StatusRow, now: Instant) {
+    pub fn add(&mut self, row: CallStatus, now: Instant) {
         if let Some(held) = self.held.get_mut(&row.key) {
-            held.update(row.status);
+            held.update(row);
         } else if self.held.len() < self.limits.pending_keys_max {
-            self.held.insert(row.key, Held { status: row.status, place: Place::Waiting });
+            self.held.insert(row.key, Held { row, place: Place::Waiting });
             self.waiting.push_back((row.key, now));
         } else {
             self.dropped_at_cap += 1;
@@ -148,7 +141,7 @@ impl Coalescer {
         for (key, _) in self.waiting.drain(..count) {
             let held = self.held.get_mut(&key).expect("what waits is held");
             held.place = Place::Out;
-            rows.push(StatusRow { key, status: held.status });
+            rows.push(held.row);
         }
         self.batch_is_out = true;
         self.check_invariants();
@@ -188,40 +181,46 @@ impl Coalescer {
         self.check_invariants();
     }
 
+    /// Tries that failed since the last one that the database answered, which tells how long to wait.
+    #[must_use]
+    pub fn failures_in_a_row(&self) -> u32 {
+        self.failures_in_a_row
+    }
+
     /// The batch is not in the table, or nobody knows. Its rows, or what newer ones came meanwhile, wait for
-    /// a retry, behind the others.
-    ///
-    /// `random` is any number; the delay is drawn with it from the whole range up to the exponential
-    /// backoff, so that writers that failed together do not come back together.
-    pub fn failed(&mut self, batch: Batch, now: Instant, random: u64) {
+    /// a retry after `delay`, behind the others.
+    pub fn failed(&mut self, batch: Batch, now: Instant, delay: Duration) {
         for row in batch.rows {
             self.wait(row.key, now);
         }
         self.batch_is_out = false;
-        self.retry_at = Some(now + retry_delay(self.failures_in_a_row, random));
+        self.retry_at = Some(now + delay);
         self.failures_in_a_row = self.failures_in_a_row.saturating_add(1);
         self.check_invariants();
     }
 
-    /// The table does not take one of the batch's rows. If it is the only one, it is dropped, unless a newer
-    /// one came meanwhile. Otherwise all are due again, in smaller batches and before the others, so that the
+    /// The table does not take one of the batch's rows. If it is the only one, it is dropped and returned, unless a
+    /// newer one came meanwhile. Otherwise all are due again, in smaller batches and before the others, so that the
     /// one is found soon.
-    pub fn refused(&mut self, batch: Batch, now: Instant) {
+    pub fn refused(&mut self, batch: Batch, now: Instant) -> Option<CallStatus> {
         self.answered();
         self.batch_rows_max = batch.rows.len().div_ceil(2);
-        match batch.rows[..] {
+        let dropped = match batch.rows[..] {
             [row] if self.held.get(&row.key).is_some_and(|held| held.place == Place::Out) => {
                 self.held.remove(&row.key);
                 self.dropped_refused += 1;
+                Some(row)
             }
             _ => {
                 for row in batch.rows.into_iter().rev() {
                     self.mark_waiting(row.key);
                     self.waiting.push_front((row.key, now));
                 }
+                None
             }
-        }
+        };
         self.check_invariants();
+        dropped
     }
 
     /// From now on everything held is due at once; only failures still delay.
@@ -237,12 +236,12 @@ impl Coalescer {
         self.retry_at = None;
     }
 
-    fn wait(&mut self, key: StatusKey, now: Instant) {
+    fn wait(&mut self, key: CallStatusKey, now: Instant) {
         self.mark_waiting(key);
         self.waiting.push_back((key, now));
     }
 
-    fn mark_waiting(&mut self, key: StatusKey) {
+    fn mark_waiting(&mut self, key: CallStatusKey) {
         self.held.get_mut(&key).expect("what is out is held").place = Place::Waiting;
     }
 
@@ -255,23 +254,15 @@ impl Coalescer {
 }
 
 impl Held {
-    fn update(&mut self, status: Status) {
-        if status.ts < self.status.ts {
+    fn update(&mut self, row: CallStatus) {
+        if row.ts < self.row.ts {
             return;
         }
-        self.status = status;
+        self.row = row;
         if self.place == Place::Out {
             self.place = Place::OutChanged;
         }
     }
-}
-
-/// Anything from nothing to `RETRY_BASE · 2^failures`, which itself stops at [`RETRY_MAX`].
-fn retry_delay(failures: u32, random: u64) -> Duration {
-    let ceiling = RETRY_BASE.saturating_mul(1_u32.checked_shl(failures).unwrap_or(u32::MAX)).min(RETRY_MAX);
-    // `RETRY_MAX` in nanoseconds fits by far.
-    let nanos = ceiling.as_nanos() as u64;
-    Duration::from_nanos(random % (nanos + 1))
 }
 
 #[cfg(test)]
@@ -286,20 +277,20 @@ mod tests {
     const LIMITS: Limits =
         Limits { flush_interval: Duration::from_millis(200), flush_rows: 3, pending_keys_max: 5 };
 
-    fn key(n: u8) -> StatusKey {
+    fn key(n: u8) -> CallStatusKey {
         let host = HostAddr::v4(Ipv4Addr::new(10, 0, 0, n), 80);
-        StatusKey { module: ModuleId::new(1, 1), host, caller: Ipv4Addr::LOCALHOST }
+        CallStatusKey { module: ModuleId::new(1, 1), host, caller: Ipv4Addr::LOCALHOST }
     }
 
-    fn row(n: u8, ts: u64, succ: u32) -> StatusRow {
-        StatusRow { key: key(n), status: Status { succ, err: 0, ts, overload: false } }
+    fn row(n: u8, ts: u64, succ: u32) -> CallStatus {
+        CallStatus { key: key(n), succ, err: 0, ts, overload: false }
     }
 
     fn millis(ms: u64) -> Duration {
         Duration::from_millis(ms)
     }
 
-    fn rows_of(batch: Option<Batch>) -> Vec<StatusRow> {
+    fn rows_of(batch: Option<Batch>) -> Vec<CallStatus> {
         batch.map(|batch| batch.rows).unwrap_or_default()
     }
 
@@ -366,7 +357,7 @@ mod tests {
         let out = coalescer.poll(start).expect("enough");
         coalescer.add(row(1, 11, 2), start);
         coalescer.add(row(2, 9, 2), start);
-        coalescer.failed(out, start, 0);
+        coalescer.failed(out, start, Duration::ZERO);
         assert_eq!(rows_of(coalescer.poll(start)), [row(4, 10, 1), row(1, 11, 2), row(2, 10, 1)]);
     }
 
@@ -378,7 +369,8 @@ mod tests {
             let batch = coalescer.poll(due).expect("due");
             sizes.push(batch.rows().len());
             if batch.rows().iter().any(|row| refused.iter().any(|&n| row.key == key(n))) {
-                coalescer.refused(batch, due);
+                let dropped = coalescer.refused(batch, due);
+                assert!(dropped.is_none_or(|row| refused.iter().any(|&n| row.key == key(n))));
             } else {
                 coalescer.flushed(batch, due);
             }
@@ -410,30 +402,29 @@ mod tests {
         coalescer.add(row(1, 10, 1), start);
         let out = coalescer.poll(start + LIMITS.flush_interval).expect("due");
         coalescer.add(row(1, 11, 2), start);
-        coalescer.refused(out, start);
+        assert_eq!(coalescer.refused(out, start), None);
         assert_eq!((coalescer.dropped_refused(), coalescer.pending_keys()), (0, 1));
         assert_eq!(rows_of(coalescer.poll(start)), [row(1, 11, 2)]);
     }
 
     #[test]
-    fn failures_delay_more_and_more_until_one_success() {
+    fn failures_delay_and_are_counted_until_the_database_answers() {
         let (mut now, mut coalescer) = (Instant::now(), Coalescer::new(LIMITS));
         for n in 0..4 {
             coalescer.add(row(n, 10, 1), now);
         }
-        for ceiling_ms in [100, 200, 400, 800, 1_600, 3_200, 5_000, 5_000] {
+        for failures in 1..=3 {
             let batch = coalescer.poll(now).expect("due");
-            // `random` picks the very end of the range.
-            coalescer.failed(batch, now, ceiling_ms * 1_000_000);
-            assert_eq!(coalescer.next_deadline(), Some(now + millis(ceiling_ms)));
-            assert_eq!(coalescer.poll(now + millis(ceiling_ms - 1)), None);
-            now += millis(ceiling_ms);
+            coalescer.failed(batch, now, millis(100));
+            assert_eq!(coalescer.failures_in_a_row(), failures);
+            assert_eq!(coalescer.next_deadline(), Some(now + millis(100)));
+            assert_eq!(coalescer.poll(now + millis(99)), None);
+            now += millis(100);
         }
         let batch = coalescer.poll(now).expect("due");
         coalescer.flushed(batch, now);
-        let batch = coalescer.poll(now + LIMITS.flush_interval).expect("no delay is left");
-        coalescer.failed(batch, now, 100_000_000);
-        assert_eq!(coalescer.retry_at, Some(now + RETRY_BASE), "the backoff begins anew");
+        assert_eq!(coalescer.failures_in_a_row(), 0);
+        assert_eq!(coalescer.poll(now + LIMITS.flush_interval).map(|batch| batch.rows().len()), Some(1));
     }
 
     #[test]
@@ -442,19 +433,9 @@ mod tests {
         coalescer.add(row(1, 10, 1), start);
         let due = start + LIMITS.flush_interval;
         let out = coalescer.poll(due).expect("due");
-        coalescer.failed(out, due, 1_000_000);
+        coalescer.failed(out, due, millis(1));
         assert_eq!(coalescer.next_deadline(), Some(due + millis(1)));
         assert_eq!(rows_of(coalescer.poll(due + millis(1))), [row(1, 10, 1)]);
-    }
-
-    #[test]
-    fn the_delay_is_never_longer_than_its_ceiling() {
-        for failures in [0, 1, 5, 31, 32, u32::MAX] {
-            for random in [0, 1, u64::MAX / 3, u64::MAX] {
-                let ceiling = RETRY_BASE.saturating_mul(2_u32.saturating_pow(failures)).min(RETRY_MAX);
-                assert!(retry_delay(failures, random) <= ceiling, "{failures} failures, random {random}");
-            }
-        }
     }
 
     #[test]
@@ -500,19 +481,19 @@ mod tests {
         coalescer.add(row(1, 10, 1), start);
         coalescer.drain();
         let batch = coalescer.poll(start).expect("at once");
-        coalescer.failed(batch, start, 50_000_000);
+        coalescer.failed(batch, start, millis(50));
         assert_eq!(coalescer.next_deadline(), Some(start + millis(50)), "a failure still delays");
         coalescer.drain();
         assert_eq!(rows_of(coalescer.poll(start)), [row(1, 10, 1)]);
     }
 
     /// The call status table, which guards `ts` itself.
-    type Table = HashMap<StatusKey, Status>;
+    type Table = HashMap<CallStatusKey, CallStatus>;
 
-    fn upsert(table: &mut Table, row: StatusRow) {
-        let status = table.entry(row.key).or_insert(row.status);
-        if row.status.ts >= status.ts {
-            *status = row.status;
+    fn upsert(table: &mut Table, row: CallStatus) {
+        let kept = table.entry(row.key).or_insert(row);
+        if row.ts >= kept.ts {
+            *kept = row;
         }
     }
 
@@ -521,7 +502,7 @@ mod tests {
         Add { n: u8, ts: u64 },
         Poll,
         Flushed,
-        Failed { in_the_table: bool, random: u64 },
+        Failed { in_the_table: bool, delay: Duration },
         Wait(Duration),
         Drain,
     }
@@ -531,7 +512,7 @@ mod tests {
             6 => (0_u8..8, 0_u64..5).prop_map(|(n, ts)| Step::Add { n, ts }),
             3 => Just(Step::Poll),
             2 => Just(Step::Flushed),
-            2 => (any::<bool>(), any::<u64>()).prop_map(|(in_the_table, random)| Step::Failed { in_the_table, random }),
+            2 => (any::<bool>(), 0_u64..5_000).prop_map(|(in_the_table, ms)| Step::Failed { in_the_table, delay: millis(ms) }),
             2 => (0_u64..6_000).prop_map(|ms| Step::Wait(millis(ms))),
             1 => Just(Step::Drain),
         ]
@@ -564,7 +545,7 @@ mod tests {
                 Step::Add { n, ts } => self.add(n, ts),
                 Step::Poll => self.poll(),
                 Step::Flushed => self.flushed(),
-                Step::Failed { in_the_table, random } => self.failed(in_the_table, random),
+                Step::Failed { in_the_table, delay } => self.failed(in_the_table, delay),
                 Step::Wait(duration) => self.now += duration,
                 Step::Drain => self.coalescer.drain(),
             }
@@ -595,12 +576,12 @@ mod tests {
         }
 
         /// A transaction may have been committed although its answer was lost.
-        fn failed(&mut self, in_the_table: bool, random: u64) {
+        fn failed(&mut self, in_the_table: bool, delay: Duration) {
             if let Some(batch) = self.out.take() {
                 if in_the_table {
                     batch.rows().iter().for_each(|&row| upsert(&mut self.table, row));
                 }
-                self.coalescer.failed(batch, self.now, random);
+                self.coalescer.failed(batch, self.now, delay);
             }
         }
 

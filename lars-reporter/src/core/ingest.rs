@@ -1,14 +1,12 @@
-//! From a message to rows, with what peers may get wrong.
+//! From a message to rows, with what peers may get wrong, and to the writer that keeps them.
 
 use std::net::Ipv4Addr;
 
 use lars_proto::{
-    HostAddr,
+    CallStatus, CallStatusKey, HostAddr, ModuleId,
     frame::BODY_LEN_MAX,
     messages::{HostCallResult, HostInfo, ReportStatusRequest},
 };
-
-use super::row::{Status, StatusKey, StatusRow};
 
 /// How far an agent's clock may be ahead of ours, in seconds. A row never goes back to an older `ts`, so one
 /// time stamp from the far future would keep its row from changing for ever: such a stamp is cut to this.
@@ -20,11 +18,14 @@ pub const TS_AHEAD_MAX: u64 = 60;
 /// tag and value of its port).
 pub const ROWS_PER_MESSAGE_MAX: usize = BODY_LEN_MAX / 4;
 
+/// A seed of the hash: any will do, as long as it stays: another seed would deal the modules anew.
+const SEED: u32 = 0;
+
 /// What a message holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ingest {
     /// A row for each valid result.
-    pub rows: Vec<StatusRow>,
+    pub rows: Vec<CallStatus>,
     /// Results left out because their port is not in 1..=65535.
     pub invalid: usize,
     /// Whether `ts` was missing or too far ahead, and ours was taken.
@@ -46,18 +47,29 @@ fn corrected_ts(sent: u64, now: u64) -> u64 {
     if sent == 0 { now } else { sent.min(now.saturating_add(TS_AHEAD_MAX)) }
 }
 
-fn row(message: &ReportStatusRequest, result: &HostCallResult, ts: u64) -> Option<StatusRow> {
+fn row(message: &ReportStatusRequest, result: &HostCallResult, ts: u64) -> Option<CallStatus> {
     let host = HostAddr::from_wire(&HostInfo { ip: result.ip, port: result.port }).ok()?;
     let caller = Ipv4Addr::from_bits(message.caller.cast_unsigned());
-    Some(StatusRow {
-        key: StatusKey { module: message.module(), host, caller },
-        status: Status { succ: result.succ, err: result.err, ts, overload: result.overload },
-    })
+    let key = CallStatusKey { module: message.module(), host, caller };
+    Some(CallStatus { key, succ: result.succ, err: result.err, ts, overload: result.overload })
+}
+
+/// The one of `writers` that all rows of `module` go to, so that they are written by one thread and in the
+/// order in which they came.
+///
+/// # Panics
+/// If `writers` is 0; the number is validated where it is configured.
+#[must_use]
+pub fn writer_of(module: ModuleId, writers: usize) -> usize {
+    let mut name = [0; 8];
+    name[..4].copy_from_slice(&module.modid.to_le_bytes());
+    name[4..].copy_from_slice(&module.cmdid.to_le_bytes());
+    let hash = murmur3::murmur3_32(&mut &name[..], SEED).expect("memory can be read");
+    hash as usize % writers
 }
 
 #[cfg(test)]
 mod tests {
-    use lars_proto::ModuleId;
     use proptest::prelude::*;
 
     use super::*;
@@ -76,13 +88,13 @@ mod tests {
     #[test]
     fn a_result_becomes_a_row() {
         let ingest = rows(&message(1_600_000_000, vec![result(0x7f00_0001, 7777)]), NOW);
-        let key = StatusKey {
+        let key = CallStatusKey {
             module: ModuleId::new(-1, 2),
             host: "127.0.0.1:7777".parse().expect("a host"),
             caller: Ipv4Addr::new(192, 168, 0, 10),
         };
-        let status = Status { succ: 7, err: 2, ts: 1_600_000_000, overload: true };
-        let expected = Ingest { rows: vec![StatusRow { key, status }], invalid: 0, ts_corrected: false };
+        let row = CallStatus { key, succ: 7, err: 2, ts: 1_600_000_000, overload: true };
+        let expected = Ingest { rows: vec![row], invalid: 0, ts_corrected: false };
         assert_eq!(ingest, expected);
     }
 
@@ -99,7 +111,7 @@ mod tests {
         let check = |sent: u64, kept: u64| {
             let sent_ts = u32::try_from(sent).expect("fits the wire");
             let ingest = rows(&message(sent_ts, vec![result(1, 1)]), NOW);
-            assert_eq!((ingest.rows[0].status.ts, ingest.ts_corrected), (kept, kept != sent), "sent {sent}");
+            assert_eq!((ingest.rows[0].ts, ingest.ts_corrected), (kept, kept != sent), "sent {sent}");
         };
         check(0, NOW);
         check(1, 1);
@@ -109,6 +121,27 @@ mod tests {
         check(u64::from(u32::MAX), NOW + TS_AHEAD_MAX);
     }
 
+    #[test]
+    fn stays_as_it_is() {
+        let of_64 = |modid, cmdid| writer_of(ModuleId::new(modid, cmdid), 64);
+        assert_eq!([of_64(0, 0), of_64(1, 1), of_64(1, 2), of_64(-1, 7)], [60, 26, 6, 3]);
+    }
+
+    #[test]
+    fn neighbouring_modules_are_spread_evenly() {
+        const WRITERS: usize = 8;
+        let mut modules = [0_i32; WRITERS];
+        for modid in 0..100 {
+            for cmdid in 0..100 {
+                modules[writer_of(ModuleId::new(modid, cmdid), WRITERS)] += 1;
+            }
+        }
+        let fair = 100 * 100 / WRITERS as i32;
+        for (writer, count) in modules.iter().enumerate() {
+            assert!((count - fair).abs() < fair / 10, "writer {writer} has {count} modules, fair is {fair}");
+        }
+    }
+
     proptest! {
         #[test]
         fn every_result_is_a_row_or_counted(ts: u32, now: u64, hosts: Vec<(i32, i32)>) {
@@ -116,7 +149,7 @@ mod tests {
             let ingest = rows(&message(ts, results), now);
             prop_assert_eq!(ingest.rows.len() + ingest.invalid, hosts.len());
             for row in ingest.rows {
-                prop_assert!(row.status.ts <= now.saturating_add(TS_AHEAD_MAX));
+                prop_assert!(row.ts <= now.saturating_add(TS_AHEAD_MAX));
             }
         }
 
@@ -124,6 +157,11 @@ mod tests {
         fn a_steady_clock_never_goes_back(offset: u32, start in 1_u32..=u32::MAX / 2, later in 0_u64..1_000) {
             let (sent, now) = (u64::from(start) + u64::from(offset), u64::from(start));
             prop_assert!(corrected_ts(sent, now) <= corrected_ts(sent + later, now + later));
+        }
+
+        #[test]
+        fn is_always_in_range(modid: i32, cmdid: i32, writers in 1_usize..=64) {
+            prop_assert!(writer_of(ModuleId::new(modid, cmdid), writers) < writers);
         }
     }
 }

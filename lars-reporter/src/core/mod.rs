@@ -5,5 +5,3 @@
 
 pub mod coalescer;
 pub mod ingest;
-pub mod partition;
-pub mod row;

@@ -1,11 +1,15 @@
 //! The reporter's sockets and threads: agents' messages come in on the shards, cross a bounded queue, and
-//! leave through writer threads, each with one beside it that writes, into SQL. What is decided is decided in `core`.
+//! leave through writer threads, each with a flusher beside it that writes, into SQL. What is decided is decided in
+//! `core`.
 
-mod intake;
-mod pen;
+mod callers;
+mod database;
+mod flusher;
 mod queue;
 mod reporter;
-mod sink;
+mod shard;
+mod stats;
 mod writer;
 
-pub use reporter::{Drained, Reporter, ReporterStats, StartError, run};
+pub use reporter::{Drained, Reporter, RunError, StartError, run};
+pub use stats::ReporterStats;

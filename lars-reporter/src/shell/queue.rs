@@ -9,8 +9,7 @@ use std::{
 };
 
 use flume::{Receiver, RecvTimeoutError, Sender, TrySendError};
-
-use crate::core::row::StatusRow;
+use lars_proto::CallStatus;
 
 /// Why rows were not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +23,7 @@ pub(crate) enum Refused {
 /// What came out of the queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Received {
-    Rows(Vec<StatusRow>),
+    Rows(Vec<CallStatus>),
     /// Nothing until the deadline.
     TimedOut,
     /// Nothing, and nothing will come any more.
@@ -34,7 +33,7 @@ pub(crate) enum Received {
 /// The shards' end. Every shard has a clone.
 #[derive(Clone, Debug)]
 pub(crate) struct RowSender {
-    messages: Sender<Vec<StatusRow>>,
+    messages: Sender<Vec<CallStatus>>,
     rows: Arc<AtomicUsize>,
     rows_max: usize,
 }
@@ -42,7 +41,7 @@ pub(crate) struct RowSender {
 /// The writer's end.
 #[derive(Debug)]
 pub(crate) struct RowReceiver {
-    messages: Receiver<Vec<StatusRow>>,
+    messages: Receiver<Vec<CallStatus>>,
     rows: Arc<AtomicUsize>,
 }
 
@@ -59,7 +58,7 @@ pub(crate) fn bounded(rows_max: usize) -> (RowSender, RowReceiver) {
 
 impl RowSender {
     /// Takes all of `rows`, or none. Never waits.
-    pub(crate) fn offer(&self, rows: Vec<StatusRow>) -> Result<(), Refused> {
+    pub(crate) fn offer(&self, rows: Vec<CallStatus>) -> Result<(), Refused> {
         let count = rows.len();
         if count == 0 {
             return Ok(());
@@ -102,7 +101,7 @@ impl RowReceiver {
     }
 
     /// What is in the queue now. What comes meanwhile is left for the next call, so that this one ends.
-    pub(crate) fn queued(&self) -> impl Iterator<Item = Vec<StatusRow>> + '_ {
+    pub(crate) fn queued(&self) -> impl Iterator<Item = Vec<CallStatus>> + '_ {
         self.messages.try_iter().take(self.messages.len()).map(|rows| self.taken(rows))
     }
 
@@ -111,7 +110,7 @@ impl RowReceiver {
         self.messages.is_disconnected() && self.messages.is_empty()
     }
 
-    fn taken(&self, rows: Vec<StatusRow>) -> Vec<StatusRow> {
+    fn taken(&self, rows: Vec<CallStatus>) -> Vec<CallStatus> {
         self.rows.fetch_sub(rows.len(), Ordering::Relaxed);
         rows
     }
@@ -121,19 +120,21 @@ impl RowReceiver {
 mod tests {
     use std::net::Ipv4Addr;
 
-    use lars_proto::{HostAddr, ModuleId};
+    use lars_proto::{CallStatusKey, HostAddr, ModuleId};
 
     use super::*;
-    use crate::core::row::{Status, StatusKey};
 
-    fn rows(count: u16) -> Vec<StatusRow> {
-        let row = |port| StatusRow {
-            key: StatusKey {
+    fn rows(count: u16) -> Vec<CallStatus> {
+        let row = |port| CallStatus {
+            key: CallStatusKey {
                 module: ModuleId::new(1, 1),
                 host: HostAddr::v4(Ipv4Addr::LOCALHOST, port),
                 caller: Ipv4Addr::LOCALHOST,
             },
-            status: Status { succ: 1, err: 0, ts: 1, overload: false },
+            succ: 1,
+            err: 0,
+            ts: 1,
+            overload: false,
         };
         (1..=count).map(row).collect()
     }

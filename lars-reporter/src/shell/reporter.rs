@@ -3,26 +3,32 @@
 use std::{
     fmt, io,
     net::SocketAddr,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
-use lars_runtime::{ListenError, Shards, ShardsConfig, TcpServer};
+use lars_runtime::{ListenError, Sample, Shards, ShardsConfig, TcpServer, TcpStats};
 use lars_service::Shutdown;
+use lars_store::StoreError;
 
 use super::{
-    intake::{Intake, IntakeCounters},
+    callers::AllCallers,
+    database::{self, Database, Health, StartState},
     queue::{self, RowReceiver, RowSender},
-    sink::{Outage, Sink},
+    shard::Shard,
+    stats::{ReporterCounters, ReporterStats},
     writer::{Writer, WriterThread},
 };
 use crate::config::ReporterConfig;
 
+/// How often a reporter whose database has not answered yet looks whether it can be used.
+const START_CHECK_INTERVAL: Duration = Duration::from_millis(100);
+
 /// How long agents' last frames may take when the service stops; the writers' drain comes after.
-const INTAKE_DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+const SHARDS_DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How much longer than the writers' drain may take a write that is under way at its end is waited for.
-const WRITE_PATIENCE: Duration = Duration::from_secs(1);
+const WRITE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Why the reporter did not start. A database that is away is no reason.
 #[derive(Debug, thiserror::Error)]
@@ -39,38 +45,22 @@ pub enum StartError {
     Thread(#[source] io::Error),
 }
 
-/// What the reporter has done so far, and what it holds now.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Why the reporter ended otherwise than it was told to.
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub struct ReporterStats {
-    /// Connections open now.
-    pub connections: u64,
-    /// Connections closed because of what came over them.
-    pub malformed: u64,
-    /// Messages taken.
-    pub requests: u64,
-    /// Rows they held.
-    pub results: u64,
-    /// Results left out because no host has such a port.
-    pub invalid_results: u64,
-    /// Messages whose time stamp was missing or too far ahead, and was replaced.
-    pub ts_corrected: u64,
-    /// Times a message had to wait because its writer's queue was full.
-    pub busy: u64,
-    /// Rows in the queues now.
-    pub queued_rows: u64,
-    /// Keys whose rows wait to be written now.
-    pub pending_keys: u64,
-    /// Rows dropped because too many keys waited.
-    pub dropped_at_cap: u64,
-    /// Rows dropped because the table does not take their values.
-    pub dropped_refused: u64,
-    /// Rows written to the table.
-    pub rows_written: u64,
-    /// Transactions that wrote them.
-    pub flushes: u64,
-    /// Transactions that failed; their rows were kept.
-    pub flush_failures: u64,
+pub enum RunError {
+    /// It did not start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// At its start the database could not be used as it is configured ([`StoreError::is_fatal`]).
+    #[error(transparent)]
+    Store(StoreError),
+    /// It was told to end, and the database did not take everything in time.
+    #[error("stopped without writing everything: the newest rows of {keys_lost} keys are lost")]
+    RowsLost {
+        /// Keys whose newest row is lost.
+        keys_lost: usize,
+    },
 }
 
 /// How it ended.
@@ -83,9 +73,10 @@ pub struct Drained {
 /// A running reporter. Dropping it stops it like [`Reporter::stop`], without waiting for the writers.
 pub struct Reporter {
     server: TcpServer,
-    shards: Shards<Intake>,
+    shards: Shards<Shard>,
     queues: Vec<RowSender>,
     writers: Vec<WriterThread>,
+    health: Arc<Mutex<Health>>,
     drain_timeout: Duration,
 }
 
@@ -98,10 +89,11 @@ impl Reporter {
         let (queues, receivers): (Vec<_>, Vec<_>) =
             (0..config.writers_used()).map(|_| queue::bounded(config.queue_rows)).unzip();
         let shards = start_shards(&config, queues.clone())?;
-        let server = TcpServer::start(&shards, config.server.clone(), Intake::handlers())?;
+        let server = TcpServer::start(&shards, config.server.clone(), Shard::handlers())?;
         // After listening: a second copy that is refused shall not touch the database.
-        let writers = start_writers(&config, receivers).map_err(StartError::Thread)?;
-        Ok(Self { server, shards, queues, writers, drain_timeout: config.drain_timeout })
+        let health = Arc::default();
+        let writers = start_writers(&config, receivers, &health).map_err(StartError::Thread)?;
+        Ok(Self { server, shards, queues, writers, health, drain_timeout: config.drain_timeout })
     }
 
     /// Where it listens.
@@ -113,51 +105,52 @@ impl Reporter {
     /// Sums over shards and writers. Waits for each shard, so it is for OS threads only.
     #[must_use]
     pub fn stats(&self) -> ReporterStats {
-        let tcp = self.server.stats();
-        let mut stats =
-            ReporterStats { connections: tcp.open, malformed: tcp.malformed, ..ReporterStats::default() };
-        for shard in self.shards.handles() {
-            // A shard that has ended counts nothing.
-            stats.add_intake(shard.call(|intake, _| intake.counters()).unwrap_or_default());
+        // A shard that has ended counts nothing.
+        let shards =
+            self.shards.handles().iter().filter_map(|shard| shard.call(|shard, _| shard.stats()).ok());
+        let writers = self.writers.iter().map(|writer| writer.counters.load());
+        let queued_rows = self.queues.iter().map(|queue| queue.queued_rows() as u64).sum();
+        shards.chain(writers).sum::<ReporterStats>()
+            + ReporterStats { queued_rows, ..ReporterStats::default() }
+    }
+
+    /// What its connections have done.
+    #[must_use]
+    pub fn tcp_stats(&self) -> TcpStats {
+        self.server.stats()
+    }
+
+    /// Everything that is counted, by name. Waits for each shard, so it is for OS threads only.
+    #[must_use]
+    pub fn samples(&self) -> Vec<Sample> {
+        self.stats().samples().into_iter().chain(self.tcp_stats().samples()).collect()
+    }
+
+    /// Waits until the database can be used, or is found not to be usable as it is configured, or until `shutdown`.
+    fn wait_for_store(&self, shutdown: &Shutdown) -> Result<(), StoreError> {
+        while !shutdown.wait_timeout(START_CHECK_INTERVAL) {
+            match database::lock(&self.health).start_state() {
+                StartState::Waiting => {}
+                StartState::Opened => return Ok(()),
+                StartState::Failed(error) => return Err(error),
+            }
         }
-        stats.queued_rows = self.queues.iter().map(|queue| queue.queued_rows() as u64).sum();
-        self.writers.iter().for_each(|writer| stats.add_writer(writer));
-        stats
+        Ok(())
     }
 
     /// Stops accepting, takes the frames that have been received, and writes what is held, for at most
     /// [`ReporterConfig::drain_timeout`] and a second.
     pub fn stop(self) -> Drained {
-        let Self { server, shards, queues, writers, drain_timeout } = self;
-        shards.drain(INTAKE_DRAIN_TIMEOUT);
+        let Self { server, shards, queues, writers, health: _, drain_timeout } = self;
+        shards.drain(SHARDS_DRAIN_TIMEOUT);
         // Without senders the writers know that nothing more will come.
         drop((server, queues));
-        let give_up_at = Instant::now() + drain_timeout + WRITE_PATIENCE;
+        let give_up_at = Instant::now() + drain_timeout + WRITE_TIMEOUT;
         let keys_lost = writers.into_iter().map(|writer| writer.wait_for_end(give_up_at)).sum();
         if keys_lost > 0 {
             tracing::error!(keys_lost, "stopped without writing everything: the database did not take it");
         }
         Drained { keys_lost }
-    }
-}
-
-impl ReporterStats {
-    fn add_intake(&mut self, counters: IntakeCounters) {
-        self.requests += counters.requests;
-        self.results += counters.results;
-        self.invalid_results += counters.invalid_results;
-        self.ts_corrected += counters.ts_corrected;
-        self.busy += counters.busy;
-    }
-
-    fn add_writer(&mut self, writer: &WriterThread) {
-        let counters = &writer.counters;
-        self.pending_keys += counters.pending_keys.load(Ordering::Relaxed);
-        self.dropped_at_cap += counters.dropped_at_cap.load(Ordering::Relaxed);
-        self.dropped_refused += counters.dropped_refused.load(Ordering::Relaxed);
-        self.rows_written += counters.rows_written.load(Ordering::Relaxed);
-        self.flushes += counters.flushes.load(Ordering::Relaxed);
-        self.flush_failures += counters.flush_failures.load(Ordering::Relaxed);
     }
 }
 
@@ -170,21 +163,29 @@ impl fmt::Debug for Reporter {
 fn start_shards(
     config: &ReporterConfig,
     queues: Vec<RowSender>,
-) -> Result<Shards<Intake>, lars_runtime::StartError> {
+) -> Result<Shards<Shard>, lars_runtime::StartError> {
     let config = ShardsConfig {
         name: "lars-reporter".to_owned(),
         shards: config.shards,
         tcp_driver: config.tcp_driver,
         ..ShardsConfig::default()
     };
-    Shards::start(config, move |_| Intake::new(queues.clone()))
+    let callers = AllCallers::new();
+    Shards::start(config, move |_| Shard::new(queues.clone(), callers.clone()))
 }
 
-fn start_writers(config: &ReporterConfig, queues: Vec<RowReceiver>) -> io::Result<Vec<WriterThread>> {
-    let outage = Arc::new(Outage::default());
+fn start_writers(
+    config: &ReporterConfig,
+    queues: Vec<RowReceiver>,
+    health: &Arc<Mutex<Health>>,
+) -> io::Result<Vec<WriterThread>> {
     let start_one = |(index, queue)| {
-        let sink = Sink::new(config.store.clone(), Arc::clone(&outage));
-        Writer::spawn(index, queue, sink, config.limits_of_each_writer(), config.drain_timeout)
+        let counters: Arc<ReporterCounters> = Arc::default();
+        // One of them is enough; they write to one table.
+        let status_max_age = config.status_max_age.filter(|_| index == 0);
+        let database =
+            Database::new(config.store.clone(), Arc::clone(health), status_max_age, Arc::clone(&counters));
+        Writer::spawn(index, queue, database, config.limits_of_each_writer(), config.drain_timeout, counters)
     };
     queues.into_iter().enumerate().map(start_one).collect()
 }
@@ -192,14 +193,21 @@ fn start_writers(config: &ReporterConfig, queues: Vec<RowReceiver>) -> io::Resul
 /// Runs the reporter until `shutdown` is triggered, then drains it.
 ///
 /// # Errors
-/// If it cannot start.
-pub fn run(config: ReporterConfig, shutdown: &Shutdown) -> Result<(), StartError> {
+/// If it cannot start, if the database cannot be used as it is configured, or if rows are lost at the end.
+pub fn run(config: ReporterConfig, shutdown: &Shutdown) -> Result<(), RunError> {
     let store = config.store.clone();
     let reporter = Reporter::start(config)?;
     tracing::info!(addr = %reporter.local_addr(), %store, "listening");
-    shutdown.wait();
+    let started = reporter.wait_for_store(shutdown);
+    if started.is_ok() {
+        shutdown.wait();
+    }
     tracing::info!("stopping");
     let Drained { keys_lost } = reporter.stop();
-    tracing::info!(keys_lost, "stopped");
+    started.map_err(RunError::Store)?;
+    if keys_lost > 0 {
+        return Err(RunError::RowsLost { keys_lost });
+    }
+    tracing::info!("stopped");
     Ok(())
 }

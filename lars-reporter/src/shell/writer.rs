@@ -1,26 +1,26 @@
-//! [`Writer`]: the thread between one queue and the [`Pen`] that writes to the database.
+//! [`Writer`]: the thread between one queue and the [`Flusher`] that writes to the database.
 
 use std::{
     io,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
 use flume::RecvTimeoutError;
+use lars_proto::{CallStatus, CallStatusKey};
+use lars_runtime::{Backoff, LogThrottle};
 use lars_store::StoreError;
 
 use super::{
-    pen::{Pen, Write, Written},
+    flusher::{FlushResult, Flusher, StatusTable},
     queue::{Received, RowReceiver},
+    stats::ReporterCounters,
 };
-use crate::core::{
-    coalescer::{Batch, Coalescer, Limits},
-    row::{StatusKey, StatusRow},
-};
+use crate::core::coalescer::{Batch, Coalescer, Limits};
+
+/// How often a writer says which row it dropped. Refusals come with every report.
+const REFUSED_SAID_EACH: Duration = Duration::from_secs(1);
 
 /// While a batch is being written, the queue is looked into so often. A message that finds a full queue keeps its
 /// agent waiting for no longer than this, however long the write takes.
@@ -30,30 +30,13 @@ const QUEUE_CHECK_INTERVAL: Duration = Duration::from_millis(20);
 pub(crate) struct Writer {
     queue: RowReceiver,
     coalescer: Coalescer,
-    pen: Pen,
+    flusher: Flusher,
+    retries: Backoff,
     drain_timeout: Duration,
-    counters: Arc<WriterCounters>,
+    counters: Arc<ReporterCounters>,
     /// The cap drops rows, and that has been said. Once nothing is held any more, it may be said again.
     dropping: bool,
-    /// The table refuses rows, and that has been said. Refusals come with every report, so it is said once.
-    refusal_said: bool,
-}
-
-/// What a writer has done, and what it holds. It alone writes them; anybody reads.
-#[derive(Debug, Default)]
-pub(crate) struct WriterCounters {
-    /// Keys held now.
-    pub(crate) pending_keys: AtomicU64,
-    /// Rows dropped because too many keys were held.
-    pub(crate) dropped_at_cap: AtomicU64,
-    /// Rows dropped because the table does not take them.
-    pub(crate) dropped_refused: AtomicU64,
-    /// Rows in the table.
-    pub(crate) rows_written: AtomicU64,
-    /// Transactions that wrote them.
-    pub(crate) flushes: AtomicU64,
-    /// Transactions that failed.
-    pub(crate) flush_failures: AtomicU64,
+    refused: LogThrottle,
 }
 
 /// A writer's thread.
@@ -61,7 +44,7 @@ pub(crate) struct WriterCounters {
 pub(crate) struct WriterThread {
     /// How many keys could not be written, at the end; closed without that if the writer panicked.
     keys_lost: flume::Receiver<usize>,
-    pub(crate) counters: Arc<WriterCounters>,
+    pub(crate) counters: Arc<ReporterCounters>,
 }
 
 impl WriterThread {
@@ -73,7 +56,7 @@ impl WriterThread {
             Err(RecvTimeoutError::Timeout) => tracing::warn!("a write is still under way; it is left alone"),
             Err(RecvTimeoutError::Disconnected) => tracing::error!("a writer has panicked"),
         }
-        usize::try_from(self.counters.pending_keys.load(Ordering::Relaxed)).unwrap_or(usize::MAX)
+        usize::try_from(self.counters.pending_keys.get()).unwrap_or(usize::MAX)
     }
 }
 
@@ -82,17 +65,23 @@ impl Writer {
     pub(crate) fn spawn(
         index: usize,
         queue: RowReceiver,
-        write: impl Write,
+        table: impl StatusTable,
         limits: Limits,
         drain_timeout: Duration,
+        counters: Arc<ReporterCounters>,
     ) -> io::Result<WriterThread> {
-        let pen = Pen::spawn(format!("lars-pen-{index}"), write)?;
-        let (coalescer, counters) = (Coalescer::new(limits), Arc::default());
-        let writer_counters = Arc::clone(&counters);
+        let writer = Self {
+            queue,
+            coalescer: Coalescer::new(limits),
+            flusher: Flusher::spawn(format!("lars-flush-{index}"), table)?,
+            retries: Backoff::default(),
+            drain_timeout,
+            counters: Arc::clone(&counters),
+            dropping: false,
+            refused: LogThrottle::each(REFUSED_SAID_EACH),
+        };
         let (sender, keys_lost) = flume::bounded(1);
         thread::Builder::new().name(format!("lars-writer-{index}")).spawn(move || {
-            let (counters, dropping, refusal_said) = (writer_counters, false, false);
-            let writer = Self { queue, coalescer, pen, drain_timeout, counters, dropping, refusal_said };
             // Nobody listens any more if it was given up.
             let _ = sender.send(writer.run());
         })?;
@@ -101,16 +90,16 @@ impl Writer {
 
     /// Returns how many keys could not be written.
     fn run(mut self) -> usize {
-        while self.turn() {}
+        while self.step() {}
         self.drain();
         self.coalescer.pending_keys()
     }
 
     /// Whether there may be another one. The queue is emptied all the time, so that agents are not kept
     /// waiting by the database.
-    fn turn(&mut self) -> bool {
-        let open = if self.pen.is_busy() {
-            self.wait_for_pen(Instant::now() + QUEUE_CHECK_INTERVAL);
+    fn step(&mut self) -> bool {
+        let open = if self.flusher.is_busy() {
+            self.wait_for_flush(Instant::now() + QUEUE_CHECK_INTERVAL);
             !self.queue.is_closed()
         } else {
             self.wait_for_rows()
@@ -130,7 +119,7 @@ impl Writer {
         true
     }
 
-    fn add(&mut self, rows: Vec<StatusRow>) {
+    fn add(&mut self, rows: Vec<CallStatus>) {
         let now = Instant::now();
         for row in rows {
             self.coalescer.add(row, now);
@@ -147,40 +136,44 @@ impl Writer {
 
     fn write_if_due(&mut self) {
         if let Some(batch) = self.coalescer.poll(Instant::now()) {
-            self.pen.begin(batch);
+            self.flusher.begin(batch);
         }
     }
 
-    fn wait_for_pen(&mut self, deadline: Instant) {
-        if let Some(written) = self.pen.wait_until(deadline) {
-            self.take(written);
+    fn wait_for_flush(&mut self, deadline: Instant) {
+        if let Some(flushed) = self.flusher.wait_until(deadline) {
+            self.take(flushed);
             self.publish();
         }
     }
 
-    fn take(&mut self, Written { batch, result }: Written) {
+    fn take(&mut self, FlushResult { batch, result }: FlushResult) {
         match result {
             Ok(()) => {
-                add(&self.counters.flushes, 1);
-                add(&self.counters.rows_written, batch.rows().len());
+                self.counters.flushes.add(1);
+                self.counters.rows_written.add(batch.rows().len() as u64);
                 self.coalescer.flushed(batch, Instant::now());
             }
-            Err(error @ StoreError::RowRefused { .. }) => self.refused(batch, &error),
+            Err(error) if error.may_be_a_row() => self.take_refusal(batch, &error),
             Err(error) => {
                 tracing::debug!(%error, rows = batch.rows().len(), "flush failed");
-                add(&self.counters.flush_failures, 1);
-                self.coalescer.failed(batch, Instant::now(), fastrand::u64(..));
+                self.counters.flush_failures.add(1);
+                let delay = self.retries.next(self.coalescer.failures_in_a_row(), fastrand::f64());
+                self.coalescer.failed(batch, Instant::now(), delay);
             }
         }
     }
 
-    fn refused(&mut self, batch: Batch, error: &StoreError) {
-        if let ([row], false) = (batch.rows(), self.refusal_said) {
-            let StatusKey { module, host, caller } = row.key;
-            tracing::error!(%error, %module, %host, %caller, "dropped; further rows are dropped silently");
-            self.refusal_said = true;
+    fn take_refusal(&mut self, batch: Batch, error: &StoreError) {
+        let now = Instant::now();
+        let Some(CallStatus { key: CallStatusKey { module, host, caller }, .. }) =
+            self.coalescer.refused(batch, now)
+        else {
+            return;
+        };
+        if let Some(suppressed) = self.refused.due(now) {
+            tracing::error!(%error, %module, %host, %caller, suppressed, "the table does not take a row; it is dropped");
         }
-        self.coalescer.refused(batch, Instant::now());
     }
 
     /// Writes what is held, for as long as the drain may take. A write that hangs at its end is waited for by
@@ -189,8 +182,8 @@ impl Writer {
         let give_up_at = Instant::now() + self.drain_timeout;
         self.coalescer.drain();
         loop {
-            while self.pen.is_busy() {
-                self.wait_for_pen(Instant::now() + QUEUE_CHECK_INTERVAL);
+            while self.flusher.is_busy() {
+                self.wait_for_flush(Instant::now() + QUEUE_CHECK_INTERVAL);
             }
             let now = Instant::now();
             match self.coalescer.next_deadline() {
@@ -205,9 +198,10 @@ impl Writer {
 
     fn publish(&mut self) {
         let (pending, dropped) = (self.coalescer.pending_keys(), self.coalescer.dropped_at_cap());
-        self.counters.pending_keys.store(pending as u64, Ordering::Relaxed);
-        self.counters.dropped_refused.store(self.coalescer.dropped_refused(), Ordering::Relaxed);
-        let dropped_before = self.counters.dropped_at_cap.swap(dropped, Ordering::Relaxed);
+        self.counters.pending_keys.set(pending as u64);
+        self.counters.dropped_refused.set(self.coalescer.dropped_refused());
+        let dropped_before = self.counters.dropped_at_cap.get();
+        self.counters.dropped_at_cap.set(dropped);
         if dropped > dropped_before && !self.dropping {
             tracing::warn!(pending, "too many rows wait for the database; rows of further keys are dropped");
             self.dropping = true;
@@ -215,10 +209,6 @@ impl Writer {
             self.dropping = false;
         }
     }
-}
-
-fn add(counter: &AtomicU64, count: usize) {
-    counter.fetch_add(count as u64, Ordering::Relaxed);
 }
 
 #[cfg(test)]
@@ -229,10 +219,7 @@ mod tests {
     use lars_testkit::eventually;
 
     use super::*;
-    use crate::{
-        core::row::Status,
-        shell::queue::{self, RowSender},
-    };
+    use crate::shell::queue::{self, RowSender};
 
     const QUEUE_ROWS: usize = 10;
     const KEYS: u16 = 5;
@@ -240,13 +227,19 @@ mod tests {
     /// A database that answers when it is told to, and says what it was given.
     struct Slow {
         may_answer: flume::Receiver<()>,
-        given: flume::Sender<Vec<StatusRow>>,
+        given: flume::Sender<Vec<CallStatus>>,
     }
 
-    impl Write for Slow {
+    impl StatusTable for Slow {
         fn open(&mut self) {}
 
-        fn write(&mut self, rows: &[StatusRow]) -> Result<(), StoreError> {
+        fn maintenance_due(&self) -> Option<Instant> {
+            None
+        }
+
+        fn maintain(&mut self, _: Instant) {}
+
+        fn write(&mut self, rows: &[CallStatus]) -> Result<(), StoreError> {
             self.given.send(rows.to_vec()).expect("the test listens");
             self.may_answer.recv().expect("the test answers");
             Ok(())
@@ -257,7 +250,7 @@ mod tests {
         queue: RowSender,
         writer: WriterThread,
         answer: flume::Sender<()>,
-        given: flume::Receiver<Vec<StatusRow>>,
+        given: flume::Receiver<Vec<CallStatus>>,
     }
 
     fn rig() -> Rig {
@@ -265,19 +258,23 @@ mod tests {
         let ((answer, may_answer), (give, given)) = (flume::unbounded(), flume::unbounded());
         let limits = Limits { flush_interval: Duration::ZERO, flush_rows: 100, pending_keys_max: 100 };
         let slow = Slow { may_answer, given: give };
-        let writer = Writer::spawn(0, receiver, slow, limits, Duration::from_secs(60)).expect("threads");
+        let writer = Writer::spawn(0, receiver, slow, limits, Duration::from_secs(60), Arc::default())
+            .expect("threads");
         Rig { queue, writer, answer, given }
     }
 
     /// A row for each key.
-    fn rows(ts: u64) -> Vec<StatusRow> {
-        let row = |port| StatusRow {
-            key: StatusKey {
+    fn rows(ts: u64) -> Vec<CallStatus> {
+        let row = |port| CallStatus {
+            key: CallStatusKey {
                 module: ModuleId::new(1, 1),
                 host: HostAddr::v4(Ipv4Addr::LOCALHOST, port),
                 caller: Ipv4Addr::LOCALHOST,
             },
-            status: Status { succ: 1, err: 0, ts, overload: false },
+            succ: 1,
+            err: 0,
+            ts,
+            overload: false,
         };
         (1..=KEYS).map(row).collect()
     }
@@ -292,8 +289,7 @@ mod tests {
             eventually("there is room", || queue.offer(rows(ts)).is_ok());
         }
         eventually("all of it is held, each key once", || {
-            queue.queued_rows() == 0
-                && writer.counters.pending_keys.load(Ordering::Relaxed) == u64::from(KEYS)
+            queue.queued_rows() == 0 && writer.counters.pending_keys.get() == u64::from(KEYS)
         });
         answer.send(()).expect("it waits");
         assert_eq!(given.recv(), Ok(rows(50)), "only the newest");
@@ -309,9 +305,7 @@ mod tests {
         assert_eq!(given.recv(), Ok(rows(1)));
         queue.offer(rows(2)).expect("room");
         drop(queue);
-        eventually("what was queued is held", || {
-            writer.counters.pending_keys.load(Ordering::Relaxed) == u64::from(KEYS)
-        });
+        eventually("what was queued is held", || writer.counters.pending_keys.get() == u64::from(KEYS));
         assert_eq!(writer.wait_for_end(Instant::now()), usize::from(KEYS));
     }
 }

@@ -29,7 +29,9 @@ pub(crate) fn config(store: StoreUrl) -> ReporterConfig {
         Limits { flush_interval: Duration::from_millis(20), flush_rows: 500, pending_keys_max: 1_000_000 };
     let tcp_driver = lars_testkit::tcp_driver().parse().expect("the name of a driver");
     let server = listening_on(([127, 0, 0, 1], 0));
-    ReporterConfig { server, tcp_driver, store, limits, ..ReporterConfig::default() }
+    // Time stamps are small numbers here.
+    let status_max_age = None;
+    ReporterConfig { server, tcp_driver, store, limits, status_max_age, ..ReporterConfig::default() }
 }
 
 pub(crate) fn listening_on(addr: impl Into<SocketAddr>) -> TcpServerConfig {
