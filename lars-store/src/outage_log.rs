@@ -37,7 +37,6 @@ impl OutageLog {
     }
 
     /// The outage is over. Whether there was one.
-    #[must_use]
     pub fn over(&mut self) -> bool {
         std::mem::take(self).last_said.is_some()
     }
