@@ -1,8 +1,8 @@
 //! Keeping up with SQL: what to read next, and what has changed.
 //!
-//! The caller does what [`Tracker::step`] says, tells with [`Tracker::answer`] or [`Tracker::failed`] what
+//! The caller does what [`Tracker::poll_request`] says, tells with [`Tracker::handle_reply`] or [`Tracker::handle_failure`] what
 //! came of it, and passes on the [`Event`]s. A full load takes as long as the table is large, so it is only
-//! begun by a step and goes on beside the others; [`Tracker::loaded`] or [`Tracker::load_failed`] is its end.
+//! begun by a request and goes on beside the others; [`Tracker::handle_load`] or [`Tracker::handle_load_failure`] is its end.
 //! The rules:
 //!
 //! * Each `poll_interval`: read the version and the rows of `RouteChange`; read the modules these name again.
@@ -60,45 +60,43 @@ pub struct Timing {
     pub prune_interval: Duration,
 }
 
-/// What to do next.
+/// What to read or do next.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// Nothing until then.
-    Wait(Instant),
-    /// Read the version, and the newest id of `RouteChange`: [`Answer::Position`].
+pub enum Request {
+    /// Read the version, and the newest id of `RouteChange`: [`Reply::Position`].
     ReadPosition,
-    /// Read at most [`CHANGES_READ_MAX`] rows of `RouteChange` behind this id, ascending: [`Answer::Changes`].
+    /// Read at most [`CHANGES_READ_MAX`] rows of `RouteChange` behind this id, ascending: [`Reply::Changes`].
     ReadChanges {
         /// The last id not wanted.
         after_id: u64,
     },
-    /// Read the hosts of these modules: [`Answer::Hosts`].
+    /// Read the hosts of these modules: [`Reply::Hosts`].
     ReadHosts(Vec<ModuleId>),
-    /// Begin to load all routes, and go on: [`Answer::LoadBegun`] now, [`Tracker::loaded`] when it is done.
+    /// Begin to load all routes, and go on: [`Reply::LoadBegun`] now, [`Tracker::handle_load`] when it is done.
     BeginLoad,
-    /// Delete rows of `RouteChange` that are older than this: [`Answer::Pruned`], whether or not it worked.
+    /// Delete rows of `RouteChange` that are older than this: [`Reply::Pruned`], whether or not it worked.
     Prune(Duration),
 }
 
-/// What came of a step.
+/// What came of a request.
 #[derive(Debug)]
-pub enum Answer {
-    /// Of [`Step::ReadPosition`].
+pub enum Reply {
+    /// Of [`Request::ReadPosition`].
     Position(RoutePosition),
-    /// Of [`Step::ReadChanges`].
+    /// Of [`Request::ReadChanges`].
     Changes(Vec<RouteChange>),
-    /// Of [`Step::ReadHosts`]: every module asked for.
+    /// Of [`Request::ReadHosts`]: every module asked for.
     Hosts(BTreeMap<ModuleId, Vec<HostAddr>>),
-    /// Of [`Step::BeginLoad`].
+    /// Of [`Request::BeginLoad`].
     LoadBegun,
-    /// Of [`Step::Prune`].
+    /// Of [`Request::Prune`].
     Pruned,
 }
 
 /// What the rest of the service must know.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
-    /// Answer from this snapshot from now on, and push these modules. The first snapshot comes without any,
+    /// Reply from this snapshot from now on, and push these modules. The first snapshot comes without any,
     /// because nobody can have asked yet.
     Publish {
         /// The routes as they are now.
@@ -136,10 +134,10 @@ pub struct Tracker {
     /// Modules that were read for themselves since the last load began, and for `full_reload_interval` before that.
     reads: BTreeMap<ModuleId, Read>,
     log: ChangeLog,
-    /// What is being done; `None` between two turns.
-    doing: Option<Step>,
-    turn_started_at: Instant,
-    next_turn_at: Instant,
+    /// What is being done; `None` between two polls.
+    doing: Option<Request>,
+    poll_started_at: Instant,
+    next_poll_at: Instant,
     next_prune_at: Instant,
     loaded_at: Option<Instant>,
     /// Loads that failed since the last one that did not, and when the next may begin.
@@ -204,8 +202,8 @@ impl Tracker {
             reads: BTreeMap::new(),
             log: ChangeLog::default(),
             doing: None,
-            turn_started_at: now,
-            next_turn_at: now,
+            poll_started_at: now,
+            next_poll_at: now,
             next_prune_at,
             loaded_at: None,
             load_failures: 0,
@@ -248,49 +246,52 @@ impl Tracker {
         self.load.is_some()
     }
 
-    /// What to do at `now`. The same until there is an answer to it.
-    pub fn step(&mut self, now: Instant) -> Step {
+    /// What is to be done at `now`; the same until there is a reply to it. If it is nothing, ask again at
+    /// [`Tracker::poll_timeout`].
+    pub fn poll_request(&mut self, now: Instant) -> Option<Request> {
         if self.doing.is_none() {
             self.doing = self.begin(now);
         }
-        self.doing.clone().unwrap_or_else(|| Step::Wait(self.next_begin_at()))
+        self.doing.clone()
+    }
+
+    /// When there will be something to do, if there is nothing before.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Instant {
+        match self.away {
+            Some(_) => self.next_poll_at,
+            None => self.next_poll_at.min(self.next_prune_at),
+        }
     }
 
     /// While the store is away nothing is pruned. Otherwise that goes first, or polls that take long would
     /// leave no time for it. Before there are any routes, a change to them means nothing.
-    fn begin(&mut self, now: Instant) -> Option<Step> {
+    fn begin(&mut self, now: Instant) -> Option<Request> {
         if self.is_loading() && !self.has_routes() {
-            self.next_turn_at = self.next_turn_at.max(now + self.timing.poll_interval);
+            self.next_poll_at = self.next_poll_at.max(now + self.timing.poll_interval);
             return None;
         }
         if self.away.is_none() && now >= self.next_prune_at {
-            return Some(Step::Prune(self.timing.prune_age));
+            return Some(Request::Prune(self.timing.prune_age));
         }
-        (now >= self.next_turn_at).then(|| {
-            self.turn_started_at = now;
-            Step::ReadPosition
+        (now >= self.next_poll_at).then(|| {
+            self.poll_started_at = now;
+            Request::ReadPosition
         })
     }
 
-    fn next_begin_at(&self) -> Instant {
-        match self.away {
-            Some(_) => self.next_turn_at,
-            None => self.next_turn_at.min(self.next_prune_at),
-        }
-    }
-
-    /// Takes what came of the step.
-    pub fn answer(&mut self, answer: Answer, now: Instant) -> Vec<Event> {
+    /// Takes what came of the request.
+    pub fn handle_reply(&mut self, reply: Reply, now: Instant) -> Vec<Event> {
         self.doing = None;
-        match answer {
-            Answer::Position(position) => {
+        match reply {
+            Reply::Position(position) => {
                 self.version_read = position.version;
                 self.find_place(position.newest_change_id, now);
                 Vec::new()
             }
-            Answer::Changes(changes) => self.take_changes(changes, now),
-            Answer::Hosts(hosts) => self.take_hosts(hosts, now),
-            Answer::LoadBegun => {
+            Reply::Changes(changes) => self.take_changes(changes, now),
+            Reply::Hosts(hosts) => self.take_hosts(hosts, now),
+            Reply::LoadBegun => {
                 self.load = Some(Load { version: self.version });
                 let interval = self.timing.full_reload_interval;
                 self.reads.retain(|_, read| {
@@ -300,9 +301,9 @@ impl Tracker {
                 if self.place == Place::Lost {
                     self.place = Place::Restoring;
                 }
-                self.end_turn(now)
+                self.end_poll(now)
             }
-            Answer::Pruned => {
+            Reply::Pruned => {
                 self.next_prune_at = now + prune_pause(&self.timing, &mut self.jitter);
                 Vec::new()
             }
@@ -310,11 +311,11 @@ impl Tracker {
     }
 
     /// The load that went on is done, with these routes of a database that was so far.
-    pub fn loaded(&mut self, loaded: Snapshot, position: RoutePosition, now: Instant) -> Vec<Event> {
+    pub fn handle_load(&mut self, loaded: Snapshot, position: RoutePosition, now: Instant) -> Vec<Event> {
         let seen = self.load.as_ref().and_then(|load| load.version);
         if is_behind(position.version, seen) {
             let discarded = Event::LoadDiscarded { version: position.version, seen };
-            return iter::once(discarded).chain(self.load_failed(now)).collect();
+            return iter::once(discarded).chain(self.handle_load_failure(now)).collect();
         }
         self.load = None;
         let stays = |read: &Read| read.during_load || position < read.position;
@@ -334,7 +335,7 @@ impl Tracker {
 
     /// The load that went on failed. Polls go on; only if the load was to restore the place in the log, no changes
     /// are seen until one succeeds.
-    pub fn load_failed(&mut self, now: Instant) -> Option<Event> {
+    pub fn handle_load_failure(&mut self, now: Instant) -> Option<Event> {
         self.load = None;
         self.reload_wanted = true;
         let pauses = Backoff { base: self.reload_pause_min(), max: RETRY_PAUSE_MAX };
@@ -347,16 +348,16 @@ impl Tracker {
         self.gone(now)
     }
 
-    /// The step failed. What was found by the poll before it is found again by the next. What happens until then
+    /// The request failed. What was found by the poll before it is found again by the next. What happens until then
     /// may leave no trace, so everything is loaded, too.
-    pub fn failed(&mut self, now: Instant) -> Option<Event> {
+    pub fn handle_failure(&mut self, now: Instant) -> Option<Event> {
         self.doing = None;
         self.changes_read.clear();
         self.reload_wanted = true;
         let event = self.gone(now);
         let failures = self.away.map_or(0, |away| away.poll_failures);
         let pauses = Backoff { base: self.timing.poll_interval, max: RETRY_PAUSE_MAX };
-        self.next_turn_at = now + self.retry_pause(pauses, failures);
+        self.next_poll_at = now + self.retry_pause(pauses, failures);
         if let Some(away) = &mut self.away {
             away.poll_failures = away.poll_failures.saturating_add(1);
         }
@@ -381,7 +382,7 @@ impl Tracker {
     fn find_place(&mut self, newest_change_id: u64, now: Instant) {
         let place_lost = self.place == Place::Lost;
         if place_lost && !self.may_reload(now) {
-            self.next_turn_at = self.reload_allowed_at(now);
+            self.next_poll_at = self.reload_allowed_at(now);
             return;
         }
         let went_back = newest_change_id < self.log.newest();
@@ -394,7 +395,7 @@ impl Tracker {
             self.reload_wanted = true;
             self.forget_reads();
         }
-        self.doing = Some(Step::ReadChanges { after_id: self.log.read_after() });
+        self.doing = Some(Request::ReadChanges { after_id: self.log.read_after() });
     }
 
     fn take_changes(&mut self, changes: Vec<RouteChange>, now: Instant) -> Vec<Event> {
@@ -409,7 +410,7 @@ impl Tracker {
         let too_many = changes.len() >= CHANGES_READ_MAX || to_read.len() > MODULES_READ_MAX;
         if self.place != Place::Lost && too_many {
             self.lose_place();
-            self.next_turn_at = self.reload_allowed_at(now);
+            self.next_poll_at = self.reload_allowed_at(now);
             return Vec::new();
         }
         if is_behind(self.version_read, self.version) {
@@ -418,9 +419,9 @@ impl Tracker {
         self.reload_wanted |= (version_moved && to_read.is_empty()) || self.reload_is_due(now);
         self.changes_read = changes;
         if self.place == Place::Lost || to_read.is_empty() {
-            return self.load_or_end_turn(now);
+            return self.load_or_end_poll(now);
         }
-        self.doing = Some(Step::ReadHosts(to_read.into_iter().collect()));
+        self.doing = Some(Request::ReadHosts(to_read.into_iter().collect()));
         Vec::new()
     }
 
@@ -428,7 +429,7 @@ impl Tracker {
         self.note_reads(hosts.keys().copied(), now);
         let (snapshot, changed) = self.current.apply(hosts);
         let published = (!changed.is_empty()).then(|| self.publish(snapshot, changed));
-        published.into_iter().chain(self.load_or_end_turn(now)).collect()
+        published.into_iter().chain(self.load_or_end_poll(now)).collect()
     }
 
     /// The database went back: what was read before that stands in the way of no load that begins from now on.
@@ -450,15 +451,15 @@ impl Tracker {
         }
     }
 
-    /// Every change that was found is dealt with. The last step of a turn begins a load, if one is wanted.
-    fn load_or_end_turn(&mut self, now: Instant) -> Vec<Event> {
+    /// Every change that was found is dealt with. The last step of a poll begins a load, if one is wanted.
+    fn load_or_end_poll(&mut self, now: Instant) -> Vec<Event> {
         self.version = self.version_read;
         self.log.handle(&std::mem::take(&mut self.changes_read), now);
         if !self.reload_wanted || !self.may_reload(now) {
-            return self.end_turn(now);
+            return self.end_poll(now);
         }
         self.reload_wanted = false;
-        self.doing = Some(Step::BeginLoad);
+        self.doing = Some(Request::BeginLoad);
         Vec::new()
     }
 
@@ -467,8 +468,8 @@ impl Tracker {
         Event::Publish { snapshot: Arc::clone(&self.current), changed }
     }
 
-    fn end_turn(&mut self, now: Instant) -> Vec<Event> {
-        self.next_turn_at = now.max(self.turn_started_at + self.timing.poll_interval);
+    fn end_poll(&mut self, now: Instant) -> Vec<Event> {
+        self.next_poll_at = now.max(self.poll_started_at + self.timing.poll_interval);
         self.back(now).into_iter().collect()
     }
 

@@ -1,4 +1,4 @@
-//! Carries out the tracker's steps on a store.
+//! Carries out the tracker's requests on a store.
 
 use std::{io, sync::Arc, thread, time::SystemTime};
 
@@ -7,7 +7,7 @@ use lars_store::{OpenMode, RoutePosition, Store, StoreError, StoreUrl};
 use super::stats::DnsCounters;
 use crate::core::{
     snapshot::{Snapshot, SnapshotBuilder},
-    tracker::{Answer, CHANGES_READ_MAX, Step},
+    tracker::{CHANGES_READ_MAX, Reply, Request},
 };
 
 /// The store, opened when it is first needed. Once open it reconnects by itself. Nothing is ever created: where
@@ -46,17 +46,17 @@ impl Database {
         &self.url
     }
 
-    /// Does what `step` says, which is not to wait. `current` tells how much memory a load will need.
+    /// Does what `request` says. `current` tells how much memory a load will need.
     pub(super) fn perform(
         &mut self,
-        step: &Step,
+        request: &Request,
         current: &Arc<Snapshot>,
         stats: &Arc<DnsCounters>,
-    ) -> Result<Answer, StoreError> {
-        if *step == Step::BeginLoad {
+    ) -> Result<Reply, StoreError> {
+        if *request == Request::BeginLoad {
             return self.begin_load(Arc::clone(current), Arc::clone(stats));
         }
-        perform(opened(&mut self.store, &self.url)?, step)
+        perform(opened(&mut self.store, &self.url)?, request)
     }
 
     /// How the load ended, if it has.
@@ -72,7 +72,7 @@ impl Database {
         }
     }
 
-    fn begin_load(&mut self, current: Arc<Snapshot>, stats: Arc<DnsCounters>) -> Result<Answer, StoreError> {
+    fn begin_load(&mut self, current: Arc<Snapshot>, stats: Arc<DnsCounters>) -> Result<Reply, StoreError> {
         let (sender, load) = flume::bounded(1);
         let (url, mut store) = (self.url.clone(), self.loading_store.take());
         let begun = thread::Builder::new().name("lars-dns-load".into()).spawn(move || {
@@ -82,7 +82,7 @@ impl Database {
         });
         begun.map_err(|error| self.no_thread(&error))?;
         self.load = Some(load);
-        Ok(Answer::LoadBegun)
+        Ok(Reply::LoadBegun)
     }
 
     /// Threads run out and come back as connections do.
@@ -99,13 +99,13 @@ fn opened<'a>(store: &'a mut Opened, url: &StoreUrl) -> Result<&'a mut dyn Store
     Ok(store.insert(open).as_mut())
 }
 
-fn perform(store: &mut dyn Store, step: &Step) -> Result<Answer, StoreError> {
-    match step {
-        Step::ReadPosition => Ok(Answer::Position(store.position()?)),
-        Step::ReadChanges { after_id } => Ok(Answer::Changes(store.changes(*after_id, CHANGES_READ_MAX)?)),
-        Step::ReadHosts(modules) => Ok(Answer::Hosts(store.hosts_of_each(modules)?)),
-        Step::Prune(age) => store.prune_changes(*age, SystemTime::now()).map(|_| Answer::Pruned),
-        Step::BeginLoad | Step::Wait(_) => unreachable!("needs no open store"),
+fn perform(store: &mut dyn Store, request: &Request) -> Result<Reply, StoreError> {
+    match request {
+        Request::ReadPosition => Ok(Reply::Position(store.position()?)),
+        Request::ReadChanges { after_id } => Ok(Reply::Changes(store.changes(*after_id, CHANGES_READ_MAX)?)),
+        Request::ReadHosts(modules) => Ok(Reply::Hosts(store.hosts_of_each(modules)?)),
+        Request::Prune(age) => store.prune_changes(*age, SystemTime::now()).map(|_| Reply::Pruned),
+        Request::BeginLoad => unreachable!("needs no open store"),
     }
 }
 

@@ -20,7 +20,7 @@ use super::{
 use crate::core::{
     push::{self, Push},
     snapshot::Snapshot,
-    tracker::{Answer, Event, Step, Timing, Tracker},
+    tracker::{Event, Reply, Request, Timing, Tracker},
 };
 
 /// Changed modules pushed by one job of a shard, so that with many subscribers its other work gets a turn.
@@ -150,19 +150,18 @@ impl Poller {
             return self.take_load(end);
         }
         let now = Instant::now();
-        let step = self.tracker.step(now);
-        if let Step::Wait(until) = step {
-            self.wait(until.saturating_duration_since(now));
+        let Some(request) = self.tracker.poll_request(now) else {
+            self.wait(self.tracker.poll_timeout().saturating_duration_since(now));
             return Ok(None);
-        }
-        match self.perform(&step) {
-            Ok(answer) => {
-                let events = self.tracker.answer(answer, Instant::now());
+        };
+        match self.perform(&request) {
+            Ok(reply) => {
+                let events = self.tracker.handle_reply(reply, Instant::now());
                 Ok(self.take_events(events))
             }
             Err(error) => {
                 let now = Instant::now();
-                self.tracker.failed(now);
+                self.tracker.handle_failure(now);
                 if let Some(unsaid) = self.failed_polls.failed(error.to_string(), now) {
                     self.log_failure(&error, unsaid);
                 }
@@ -181,7 +180,7 @@ impl Poller {
         match end {
             LoadEnd::Done(Ok((snapshot, position))) => {
                 self.stats.full_reloads.add(1);
-                let events = self.tracker.loaded(snapshot, position, Instant::now());
+                let events = self.tracker.handle_load(snapshot, position, Instant::now());
                 let is_used = !events.iter().any(|event| matches!(event, Event::LoadDiscarded { .. }));
                 if is_used && self.failed_loads.over() {
                     tracing::info!(store = %self.database.url(), "everything can be loaded again");
@@ -191,7 +190,7 @@ impl Poller {
             LoadEnd::Done(Err(error)) => {
                 self.stats.store_errors.add(1);
                 let now = Instant::now();
-                self.tracker.load_failed(now);
+                self.tracker.handle_load_failure(now);
                 if let Some(unsaid) = self.failed_loads.failed(error.to_string(), now) {
                     self.log_failure(&error, unsaid);
                 }
@@ -202,13 +201,13 @@ impl Poller {
     }
 
     /// Rows that are not deleted now are deleted the next time.
-    fn perform(&mut self, step: &Step) -> Result<Answer, StoreError> {
-        let done = self.database.perform(step, self.tracker.snapshot(), &self.stats);
+    fn perform(&mut self, request: &Request) -> Result<Reply, StoreError> {
+        let done = self.database.perform(request, self.tracker.snapshot(), &self.stats);
         let Err(error) = done else { return done };
         self.stats.store_errors.add(1);
-        if matches!(step, Step::Prune(_)) {
+        if matches!(request, Request::Prune(_)) {
             tracing::warn!(%error, "cannot delete old rows of RouteChange");
-            return Ok(Answer::Pruned);
+            return Ok(Reply::Pruned);
         }
         Err(error)
     }

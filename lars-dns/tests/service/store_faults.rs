@@ -12,7 +12,7 @@ use lars_store::StoreUrl;
 use lars_testkit::{MariaDb, eventually};
 
 use crate::{
-    database::{Database, Maria, config, host, module, start, without_full_reload},
+    database::{Database, Maria, Sqlite, config, host, module, start, without_full_reload},
     peer::Peer,
 };
 
@@ -215,5 +215,26 @@ fn a_table_that_cannot_be_loaded_in_time_stops_no_changes() {
     let reloads = dns.stats().full_reloads;
     server.execute("", "SET GLOBAL max_statement_time = 0");
     eventually("everything is loaded again", || dns.stats().full_reloads > reloads);
+    dns.stop();
+}
+
+/// As `mv backup lars.db` does it.
+#[test]
+fn a_file_that_is_replaced_is_followed() {
+    let (database, backup) = (Sqlite::new(), Sqlite::new());
+    database.add(module(1), host(1));
+    backup.add(module(1), host(2));
+    backup.execute("PRAGMA journal_mode = DELETE");
+    let dns = start(config(database.url()));
+    let mut peer = Peer::connect(&dns);
+    assert_eq!(peer.query(module(1)), [host(1)]);
+
+    let (StoreUrl::Sqlite(from), StoreUrl::Sqlite(to)) = (backup.url(), database.url()) else {
+        panic!("files")
+    };
+    std::fs::rename(from, to).expect("the same file system");
+    assert_eq!(peer.next_route(), (module(1), vec![host(2)]));
+    database.add(module(1), host(3));
+    assert_eq!(peer.next_route(), (module(1), vec![host(2), host(3)]));
     dns.stop();
 }

@@ -75,23 +75,22 @@ impl Database {
         RoutePosition { version: (!self.version_is_unreadable).then_some(self.version), newest_change_id }
     }
 
-    fn perform(&self, step: &Step) -> Result<Answer, ()> {
+    fn perform(&self, request: &Request) -> Result<Reply, ()> {
         if self.away {
             return Err(());
         }
-        Ok(match step {
-            Step::Wait(_) => unreachable!("nobody performs a wait"),
-            Step::ReadPosition => Answer::Position(self.position()),
-            Step::ReadChanges { after_id } => {
+        Ok(match request {
+            Request::ReadPosition => Reply::Position(self.position()),
+            Request::ReadChanges { after_id } => {
                 let behind = self.changes.range(after_id + 1..).map(|(_, &change)| change);
-                Answer::Changes(behind.take(CHANGES_READ_MAX).collect())
+                Reply::Changes(behind.take(CHANGES_READ_MAX).collect())
             }
-            Step::ReadHosts(modules) => {
+            Request::ReadHosts(modules) => {
                 let hosts = |module| self.routes.get(module).cloned().unwrap_or_default();
-                Answer::Hosts(modules.iter().map(|module| (*module, hosts(module))).collect())
+                Reply::Hosts(modules.iter().map(|module| (*module, hosts(module))).collect())
             }
-            Step::BeginLoad => Answer::LoadBegun,
-            Step::Prune(_) => Answer::Pruned,
+            Request::BeginLoad => Reply::LoadBegun,
+            Request::Prune(_) => Reply::Pruned,
         })
     }
 }
@@ -120,7 +119,7 @@ struct World {
     /// What somebody knows who got the first snapshot and then only pushes.
     subscriber: BTreeMap<ModuleId, Vec<HostAddr>>,
     events: Vec<Event>,
-    steps: Vec<Step>,
+    requests: Vec<Request>,
 }
 
 impl Loading {
@@ -144,7 +143,7 @@ impl World {
             now,
             subscriber: BTreeMap::new(),
             events: Vec::new(),
-            steps: Vec::new(),
+            requests: Vec::new(),
         }
     }
 
@@ -152,23 +151,24 @@ impl World {
     fn started(timing: Timing) -> Self {
         let mut world = Self::new(timing);
         world.run(Duration::ZERO);
-        world.steps.clear();
+        world.requests.clear();
         world.events.clear();
         world
     }
 
-    fn one_step(&mut self) -> Step {
+    /// Does the next thing. If there is none yet: when there will be.
+    fn one_step(&mut self) -> Option<Instant> {
         self.go_on_loading();
-        let step = self.tracker.step(self.now);
-        if let Step::Wait(until) = step {
+        let Some(request) = self.tracker.poll_request(self.now) else {
+            let until = self.tracker.poll_timeout();
             // A load is not waited for by the tracker.
             let load_next_at = self.load.as_ref().map(Loading::next_at);
-            return Step::Wait(load_next_at.map_or(until, |at| until.min(at)));
-        }
-        self.steps.push(step.clone());
-        let events = match self.database.perform(&step) {
-            Ok(answer) => self.tracker.answer(answer, self.now),
-            Err(()) => self.tracker.failed(self.now).into_iter().collect(),
+            return Some(load_next_at.map_or(until, |at| until.min(at)));
+        };
+        self.requests.push(request.clone());
+        let events = match self.database.perform(&request) {
+            Ok(reply) => self.tracker.handle_reply(reply, self.now),
+            Err(()) => self.tracker.handle_failure(self.now).into_iter().collect(),
         };
         if self.tracker.is_loading() && self.load.is_none() {
             let reads_at = self.now + self.load_delay.min(self.load_time);
@@ -176,7 +176,7 @@ impl World {
         }
         events.into_iter().for_each(|event| self.take(event));
         self.go_on_loading();
-        step
+        None
     }
 
     fn go_on_loading(&mut self) {
@@ -190,9 +190,9 @@ impl World {
         if let Some(Loading { read, .. }) = self.load.take_if(|load| load.done_at <= self.now) {
             let events = match read {
                 Some((snapshot, position)) if !self.database.away && !self.loads_fail => {
-                    self.tracker.loaded(snapshot, position, self.now)
+                    self.tracker.handle_load(snapshot, position, self.now)
                 }
-                _ => self.tracker.load_failed(self.now).into_iter().collect(),
+                _ => self.tracker.handle_load_failure(self.now).into_iter().collect(),
             };
             events.into_iter().for_each(|event| self.take(event));
         }
@@ -213,7 +213,7 @@ impl World {
     fn run(&mut self, span: Duration) {
         let end = self.now + span;
         loop {
-            if let Step::Wait(until) = self.one_step() {
+            if let Some(until) = self.one_step() {
                 assert!(until > self.now, "a wait that is over");
                 if until > end {
                     self.now = end;
@@ -225,7 +225,7 @@ impl World {
     }
 
     fn loads(&self) -> usize {
-        self.steps.iter().filter(|step| **step == Step::BeginLoad).count()
+        self.requests.iter().filter(|request| **request == Request::BeginLoad).count()
     }
 
     fn published(&self) -> Vec<ModuleId> {
@@ -247,7 +247,10 @@ fn begins_with_loading_everything_after_finding_its_place() {
     let mut world = World::new(timing());
     world.database.edit(module(1), hosts(&[1]));
     world.run(Duration::ZERO);
-    assert_eq!(world.steps, [Step::ReadPosition, Step::ReadChanges { after_id: 0 }, Step::BeginLoad]);
+    assert_eq!(
+        world.requests,
+        [Request::ReadPosition, Request::ReadChanges { after_id: 0 }, Request::BeginLoad]
+    );
     assert_eq!(world.events.len(), 1);
     assert_eq!(world.published(), []);
     world.assert_up_to_date();
@@ -258,7 +261,7 @@ fn a_change_is_read_alone_within_a_poll() {
     let mut world = World::started(timing());
     world.database.edit(module(1), hosts(&[1]));
     world.run(POLL);
-    assert!(world.steps.contains(&Step::ReadHosts(vec![module(1)])));
+    assert!(world.requests.contains(&Request::ReadHosts(vec![module(1)])));
     assert_eq!((world.published(), world.loads()), (vec![module(1)], 0));
     world.assert_up_to_date();
 
@@ -465,7 +468,7 @@ fn a_transaction_that_was_open_at_the_start_is_not_missed() {
     let open = world.database.reserve_id();
     world.database.edit(module(2), hosts(&[2]));
     world.run(POLL * 2);
-    world.steps.clear();
+    world.requests.clear();
     world.database.commit(open, module(1), hosts(&[1]), 9);
     world.run(POLL);
     assert_eq!((world.published(), world.loads()), (vec![module(1)], 0));
@@ -568,7 +571,7 @@ fn very_many_changes_are_loaded_and_not_read_one_by_one() {
         }
         world.run(POLL * 2);
         assert_eq!((world.published().len(), world.loads()), (count as usize, 1));
-        assert!(!world.steps.iter().any(|step| matches!(step, Step::ReadHosts(_))));
+        assert!(!world.requests.iter().any(|request| matches!(request, Request::ReadHosts(_))));
 
         world.database.edit(module(0), hosts(&[]));
         world.run(POLL);
@@ -610,7 +613,7 @@ fn a_store_that_is_away_is_mentioned_once_and_tried_again_ever_more_rarely() {
     world.database.away = true;
     world.run(Duration::from_secs(60));
     assert_eq!(world.events, [Event::StoreAway]);
-    assert!((12..=30).contains(&world.steps.len()), "{} tries in a minute", world.steps.len());
+    assert!((12..=30).contains(&world.requests.len()), "{} tries in a minute", world.requests.len());
 
     world.database.away = false;
     world.database.routes.insert(module(1), hosts(&[1]));
@@ -625,7 +628,7 @@ fn a_failure_in_the_middle_of_a_change_does_not_lose_it() {
     world.run(POLL);
     world.database.edit(module(1), hosts(&[1]));
     world.now += POLL;
-    while !matches!(world.tracker.step(world.now), Step::ReadHosts(_)) {
+    while !matches!(world.tracker.poll_request(world.now), Some(Request::ReadHosts(_))) {
         world.one_step();
     }
     world.database.away = true;
@@ -653,9 +656,9 @@ fn a_store_that_is_away_at_the_start_is_waited_for() {
 fn pruning_is_rare_and_never_at_the_start() {
     let mut world = World::new(timing());
     world.run(Duration::from_secs(449));
-    assert!(!world.steps.contains(&Step::Prune(HOUR)));
+    assert!(!world.requests.contains(&Request::Prune(HOUR)));
     world.run(Duration::from_secs(6_000));
-    let count = world.steps.iter().filter(|step| **step == Step::Prune(HOUR)).count();
+    let count = world.requests.iter().filter(|request| **request == Request::Prune(HOUR)).count();
     assert!((7..=14).contains(&count), "{count} times in 6,449 s");
 }
 
@@ -667,7 +670,7 @@ fn polls_that_take_longer_than_their_interval_do_not_keep_from_pruning() {
         world.one_step();
         world.now += POLL;
     }
-    assert!(world.steps.contains(&Step::Prune(HOUR)));
+    assert!(world.requests.contains(&Request::Prune(HOUR)));
 }
 
 #[derive(Clone, Debug)]
@@ -803,7 +806,9 @@ impl Editors {
             Deed::LoadLag(lag) => world.load_lag = lag,
             Deed::Away => database.away = true,
             Deed::Back => database.away = false,
-            Deed::Step => drop(world.one_step()),
+            Deed::Step => {
+                let _ = world.one_step();
+            }
             Deed::Pause(millis) => world.run(Duration::from_millis(millis)),
         }
         self.commit(&mut world.database, 1);
