@@ -59,3 +59,18 @@ fn waits_for_a_file_without_making_one_and_ends_at_sigterm() {
     let status = eventually_some("it ends", || program.0.try_wait().expect("it can be waited for"));
     assert!(status.success(), "{status}");
 }
+
+#[test]
+fn a_file_that_is_no_database_ends_it_as_a_wrong_configuration_does() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    std::fs::write(folder.path().join("lars.db"), "not what SQLite writes ".repeat(100))
+        .expect("it is written");
+    let output = program(env!("CARGO_BIN_EXE_lars-dns"))
+        .args(["--server-listen", "127.0.0.1:0"])
+        .current_dir(&folder)
+        .output()
+        .expect("the program runs");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(78), "{stderr}");
+    assert!(stderr.contains("store.url") && stderr.contains("lars.db"), "{stderr}");
+}
