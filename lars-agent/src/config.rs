@@ -1,7 +1,7 @@
 //! The configuration: as it is written down, and as the agent uses it.
 
 use std::{
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     ops::RangeInclusive,
     sync::Arc,
     time::Duration,
@@ -27,7 +27,8 @@ const CALLS_MAX: u32 = 1_000_000_000;
 /// What an agent is started with.
 #[derive(Clone, Debug)]
 pub struct AgentConfig {
-    /// This machine's address in the statistics; `None`: the local address of the link to lars-reporter.
+    /// This machine's address in the statistics; `None`: the local address of the connection to lars-reporter, if it
+    /// is no loopback one, else the machine's first such.
     pub caller_ip: Option<Ipv4Addr>,
     /// Where clients find the agent.
     pub api: ApiConfig,
@@ -44,7 +45,7 @@ pub struct AgentConfig {
 /// Where clients find the agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiConfig {
-    pub listen_ip: IpAddr,
+    pub listen_ip: Ipv4Addr,
     /// Shard i listens on `base_port + i`. 0: any consecutive ports that are free.
     pub base_port: u16,
     pub shards: usize,
@@ -212,12 +213,7 @@ impl RawConfig {
 
 impl ApiSection {
     fn validate(&self) -> Result<ApiConfig, ConfigError> {
-        let listen_ip = self.listen_ip.parse().map_err(|_| {
-            ConfigError::new(
-                "api.listen_ip",
-                format!("'{}' is not an address like 127.0.0.1", self.listen_ip),
-            )
-        })?;
+        let listen_ip = ipv4("api.listen_ip", &self.listen_ip)?;
         let shards = in_range("api.shards", self.shards, 1..=SHARDS_MAX)?;
         if usize::from(self.base_port) + shards - 1 > usize::from(u16::MAX) {
             let problem = format!("{} leaves no room for {shards} ports up to 65535", self.base_port);
@@ -281,12 +277,18 @@ fn millis(key: &str, value: u64) -> Result<Duration, ConfigError> {
     in_range(key, value, 1..=MILLIS_MAX).map(Duration::from_millis)
 }
 
+/// IPv6 is not built: programs that ask the agent know IPv4 addresses only, and so do the statistics.
+fn ipv4(key: &str, text: &str) -> Result<Ipv4Addr, ConfigError> {
+    let problem = match text.parse() {
+        Ok(IpAddr::V4(ip)) => return Ok(ip),
+        Ok(IpAddr::V6(_)) => format!("'{text}' is an IPv6 address; it must be an IPv4 one like 127.0.0.1"),
+        Err(_) => format!("'{text}' is not an IPv4 address like 127.0.0.1"),
+    };
+    Err(ConfigError::new(key, problem))
+}
+
 fn caller_ip(text: &str) -> Result<Option<Ipv4Addr>, ConfigError> {
-    if text.is_empty() {
-        return Ok(None);
-    }
-    let wrong = |_| ConfigError::new("caller_ip", format!("'{text}' is not an IPv4 address like 10.0.0.7"));
-    text.parse().map(Some).map_err(wrong)
+    if text.is_empty() { Ok(None) } else { ipv4("caller_ip", text).map(Some) }
 }
 
 /// At least one `host:port`; whether the names resolve is found out when connecting.
@@ -294,15 +296,22 @@ fn servers(key: &str, servers: &[String]) -> Result<Vec<String>, ConfigError> {
     if servers.is_empty() {
         return Err(ConfigError::new(key, "no server is named"));
     }
-    let is_server = |server: &str| {
-        server
-            .rsplit_once(':')
-            .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0))
-    };
-    match servers.iter().find(|server| !is_server(server)) {
-        Some(wrong) => Err(ConfigError::new(key, format!("'{wrong}' is not of the form host:port"))),
-        None => Ok(servers.to_vec()),
+    for server in servers {
+        check_server(server).map_err(|problem| ConfigError::new(key, problem))?;
     }
+    Ok(servers.to_vec())
+}
+
+fn check_server(server: &str) -> Result<(), String> {
+    let wrong_form = || format!("'{server}' is not of the form host:port");
+    let (host, port) = server.rsplit_once(':').ok_or_else(wrong_form)?;
+    if host.is_empty() || !port.parse::<u16>().is_ok_and(|port| port != 0) {
+        return Err(wrong_form());
+    }
+    if host.contains(':') && server.parse::<SocketAddr>().is_err() {
+        return Err(format!("'{server}': an IPv6 address stands in brackets, like [::1]:7778"));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -343,12 +352,12 @@ mod tests {
     fn each_impossible_value_is_named() {
         for (key, values) in [
             ("caller_ip", &["'here'", "'::1'"][..]),
-            ("api.listen_ip", &["''", "'localhost'"]),
+            ("api.listen_ip", &["''", "'localhost'", "'::1'", "'::'"]),
             ("api.base_port", &["65534"]),
             ("api.shards", &["0", "65"]),
             ("api.modules_max", &["0"]),
             ("api.spin_us", &["100001"]),
-            ("dns.servers", &["[]", "['127.0.0.1']", "['dns:0']", "['dns:7778', ':7778']"]),
+            ("dns.servers", &["[]", "['127.0.0.1']", "['dns:0']", "['dns:7778', ':7778']", "['::1:7778']"]),
             ("dns.answer_timeout_ms", &["0"]),
             ("reporter.servers", &["[]", "['reporter:65536']"]),
             ("reporter.report_interval_ms", &["0"]),
@@ -388,5 +397,15 @@ mod tests {
     fn errors_read_well() {
         let error = with("balance.err_rate", "1.5").expect_err("out of range");
         assert_eq!(error.to_string(), "balance.err_rate: 1.5 is not in 0.0..=1.0");
+        let error = with("api.listen_ip", "'::1'").expect_err("not built");
+        assert_eq!(
+            error.to_string(),
+            "api.listen_ip: '::1' is an IPv6 address; it must be an IPv4 one like 127.0.0.1"
+        );
+        let error = with("dns.servers", "['::1:7778']").expect_err("which part is the port?");
+        assert_eq!(
+            error.to_string(),
+            "dns.servers: '::1:7778': an IPv6 address stands in brackets, like [::1]:7778"
+        );
     }
 }

@@ -2,7 +2,7 @@
 
 use std::ops::Add;
 
-use lars_runtime::{PoolStats, TcpStats, UdpStats, counters};
+use lars_runtime::{PoolStats, Sample, TcpStats, UdpStats, counters};
 
 counters! {
     /// What comes in by a shard's socket.
@@ -120,6 +120,22 @@ pub struct AgentStats {
     pub reporter_tcp: TcpStats,
     /// The buffers of all shards.
     pub pool: PoolStats,
+}
+
+impl AgentStats {
+    /// Every number with its name and meaning, and the section that it stands in.
+    pub fn samples(&self) -> impl Iterator<Item = (&'static str, Sample)> {
+        let section =
+            |name: &'static str, samples: Vec<Sample>| samples.into_iter().map(move |sample| (name, sample));
+        section("api", self.api.samples().into())
+            .chain(section("table", self.table.samples().into()))
+            .chain(section("dns", self.dns.samples().into()))
+            .chain(section("reporter", self.reporter.samples().into()))
+            .chain(section("udp", self.udp.samples().into()))
+            .chain(section("dns_tcp", self.dns_tcp.samples().into()))
+            .chain(section("reporter_tcp", self.reporter_tcp.samples().into()))
+            .chain(section("pool", self.pool.samples().into()))
+    }
 }
 
 /// What one shard counts.

@@ -2,7 +2,10 @@
 
 mod support;
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::{
+    collections::BTreeSet,
+    net::{Ipv4Addr, SocketAddr},
+};
 
 use lars_agent::{Agent, StartError};
 use lars_proto::{
@@ -98,6 +101,25 @@ fn garbage_costs_nothing() {
         (after.table.lookups_ok, after.table.modules),
         (before.table.lookups_ok + 1, before.table.modules)
     );
+    stage.agent.stop();
+}
+
+#[test]
+fn everything_counted_has_a_name() {
+    let stage = Stage::start();
+    stage.serve(ONE, [7777]);
+    assert_eq!(stage.client().pick(ONE), Some(7777));
+    let samples: Vec<_> = stage.agent.stats().samples().collect();
+    let value = |section: &str, name: &str| {
+        let found = samples.iter().filter(|(of, sample)| (*of, sample.name) == (section, name));
+        found.map(|(_, sample)| sample.value).next().expect("it is counted")
+    };
+    assert_eq!(value("table", "lookups_ok"), 1);
+    assert!(value("udp", "received") > 1 && value("udp", "replied") > 1);
+    assert_eq!((value("dns_tcp", "opened"), value("reporter_tcp", "opened")), (1, 1));
+    assert!(value("dns_tcp", "bytes_in") > 0 && value("pool", "bytes_held") > 0);
+    let names: BTreeSet<_> = samples.iter().map(|(section, sample)| (section, sample.name)).collect();
+    assert_eq!(names.len(), samples.len(), "no two are called alike");
     stage.agent.stop();
 }
 

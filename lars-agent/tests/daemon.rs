@@ -63,6 +63,22 @@ fn unknown_key() -> tempfile::NamedTempFile {
 }
 
 #[test]
+fn an_api_for_other_machines_says_what_it_opens_up() {
+    let log = tempfile::NamedTempFile::new().expect("a file");
+    let base_port = reserved_ports(3);
+    let child = lars_agent()
+        .args(["--api-base-port", &base_port.to_string(), "--api-listen-ip", "0.0.0.0"])
+        .args(["--api-routes-to-anyone", "true"])
+        .stderr(log.reopen().expect("a second handle"))
+        .spawn()
+        .expect("starts");
+    let _running = Running(child);
+    let said = |words: &str| fs::read_to_string(log.path()).is_ok_and(|text| text.contains(words));
+    eventually("it warns of reports", || said("api.listen_ip"));
+    eventually("and of routes", || said("api.routes_to_anyone"));
+}
+
+#[test]
 fn answers_until_it_is_told_to_stop() {
     let base_port = reserved_ports(3);
     let child = lars_agent()

@@ -1,9 +1,10 @@
-//! Exponential backoff with full jitter, as a pure function.
+//! Exponential backoff with jitter, as a pure function.
 
 use std::time::Duration;
 
-/// How long to wait before the next try: a random time between nothing and a bound that doubles with each
-/// failure ("full jitter"), so that many clients of one dead server do not come back in step.
+/// How long to wait before the next try: a random time up to a bound that doubles with each failure, so that many
+/// clients of one dead server do not come back in step; and no less than half the first bound, so that none comes back
+/// at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backoff {
     /// The bound after the first failure.
@@ -19,7 +20,8 @@ impl Backoff {
     pub fn next(&self, attempt: u32, random: f64) -> Duration {
         let factor = 1_u32.checked_shl(attempt).unwrap_or(u32::MAX);
         let bound = self.base.checked_mul(factor).map_or(self.max, |bound| bound.min(self.max));
-        bound.mul_f64(if random.is_nan() { 0.0 } else { random.clamp(0.0, 1.0) })
+        let least = (self.base / 2).min(bound);
+        least + (bound - least).mul_f64(if random.is_nan() { 0.0 } else { random.clamp(0.0, 1.0) })
     }
 }
 
@@ -42,15 +44,22 @@ mod tests {
         let bounds: Vec<_> = (0..6).map(|attempt| backoff.next(attempt, 1.0).as_millis()).collect();
         assert_eq!(bounds, [100, 200, 400, 800, 1000, 1000]);
         assert_eq!(backoff.next(u32::MAX, 1.0), Duration::from_secs(1));
-        assert_eq!(backoff.next(3, 0.0), Duration::ZERO);
-        assert_eq!(backoff.next(3, 0.5), Duration::from_millis(400));
+        assert_eq!(backoff.next(3, 0.5), Duration::from_millis(425));
+    }
+
+    #[test]
+    fn nobody_comes_back_at_once() {
+        for attempt in [0, 1, 10, u32::MAX] {
+            assert_eq!(Backoff::default().next(attempt, 0.0), Duration::from_millis(50));
+        }
     }
 
     proptest! {
         #[test]
         fn no_wait_exceeds_the_maximum(base: u32, max: u32, attempt: u32, random: f64) {
             let backoff = Backoff { base: Duration::from_micros(base.into()), max: Duration::from_micros(max.into()) };
-            prop_assert!(backoff.next(attempt, random) <= backoff.max);
+            let wait = backoff.next(attempt, random);
+            prop_assert!(wait <= backoff.max && wait >= (backoff.base / 2).min(backoff.max));
         }
     }
 }

@@ -166,8 +166,8 @@ struct Uplinks {
     dns: DnsLink,
     dns_stats: DnsStats,
     reporter: ReporterLink,
-    /// What each shard was told last of the reporter.
-    told: Vec<ReporterState>,
+    /// What each shard heard last of the reporter.
+    shared: Vec<ReporterState>,
 }
 
 /// See the module's documentation.
@@ -199,7 +199,7 @@ impl AgentCore {
             dns: DnsLink::new(config.answer_timeout),
             dns_stats: DnsStats::default(),
             reporter: ReporterLink::default(),
-            told: vec![ReporterState::default(); shards],
+            shared: vec![ReporterState::default(); shards],
         };
         Self {
             shard,
@@ -504,10 +504,10 @@ impl AgentCore {
     fn share_reporter_state(&mut self) {
         let Some(uplinks) = &mut self.uplinks else { return };
         let state = uplinks.reporter.state();
-        for (shard, told) in uplinks.told.iter_mut().enumerate() {
-            if shard != self.shard && *told != state && !self.outbox.is_behind(shard) {
+        for (shard, shared) in uplinks.shared.iter_mut().enumerate() {
+            if shard != self.shard && *shared != state && !self.outbox.is_behind(shard) {
                 self.outbox.push(shard, Message::Reporter(state));
-                *told = state;
+                *shared = state;
             }
         }
         self.hear_of_reporter(state);
@@ -550,5 +550,205 @@ impl Uplinks {
         self.dns_stats.routes_truncated += u64::from(response.hosts_total > 0);
         self.dns_stats.routes_unwanted += u64::from(!is_wanted);
         self.dns_stats.invalid_hosts += (response.host.len() - route.len()) as u64;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::core::{balancer::EjectionRule, dns_link::PEER_VERSION, outbox, time::RETRY_INTERVAL};
+
+    const T0: Moment = Moment::ORIGIN;
+    const SHARDS: usize = 2;
+    /// On shard 0, with the uplinks, and on shard 1.
+    const NEAR: ModuleId = ModuleId::new(0, 0);
+    const FAR: ModuleId = ModuleId::new(0, 1);
+
+    fn core(shard: usize) -> AgentCore {
+        let (table, answer_timeout) = (TableConfig::default(), Duration::from_secs(15));
+        AgentCore::new(shard, SHARDS, CoreConfig { table, answer_timeout, routes_to_anyone: false })
+    }
+
+    fn client(ip: Ipv4Addr) -> Client {
+        Client { socket: 1, addr: SocketAddr::from((ip, 4_000)) }
+    }
+
+    const LOCAL: Ipv4Addr = Ipv4Addr::LOCALHOST;
+
+    fn host(port: u16) -> HostAddr {
+        HostAddr::v4(LOCAL, port)
+    }
+
+    fn get_host(module: ModuleId) -> Request {
+        Request::GetHost { seq: 7, module }
+    }
+
+    fn reply(module: ModuleId, answer: Answer) -> Reply {
+        Reply::Host { seq: 7, module, answer }
+    }
+
+    fn outputs(core: &mut AgentCore) -> Vec<Output> {
+        std::iter::from_fn(|| core.poll_output()).collect()
+    }
+
+    #[track_caller]
+    fn tell(core: &mut AgentCore, input: Input) -> Vec<Output> {
+        assert_eq!(core.handle(input, T0), Ok(()));
+        outputs(core)
+    }
+
+    fn route(module: ModuleId, ports: &[u16]) -> GetRouteResponse {
+        let host = ports.iter().map(|&port| host(port).to_wire()).collect();
+        GetRouteResponse { modid: module.modid, cmdid: module.cmdid, host, ..Default::default() }
+    }
+
+    /// The core of shard 1 with a module of one host, and nothing to do.
+    fn serving_core() -> AgentCore {
+        let mut core = core(1);
+        core.handle_request(&get_host(FAR), client(LOCAL), T0);
+        outputs(&mut core);
+        let hosts = vec![host(1)];
+        assert_eq!(tell(&mut core, Input::FromShard(Message::Route { module: FAR, hosts })), []);
+        core
+    }
+
+    fn fail(core: &mut AgentCore, times: usize) {
+        let report = Request::Report { module: FAR, host: host(1), outcome: Outcome::Failure };
+        (0..times).for_each(|_| assert_eq!(core.handle_request(&report, client(LOCAL), T0), None));
+    }
+
+    #[test]
+    fn a_lookup_is_answered_at_once_and_asked_for_on_the_shard_with_the_connection() {
+        let (mut near, mut far) = (core(0), core(1));
+        tell(&mut near, Input::DnsUp);
+        let answer = far.handle_request(&get_host(FAR), client(LOCAL), T0);
+        assert_eq!(answer, Some(reply(FAR, Answer::NotFound)));
+        let interest = Message::Interest(Interest::Want(FAR));
+        assert!(far.has_output());
+        assert_eq!(outputs(&mut far), [Output::ToShard(0, interest.clone())]);
+        assert!(!far.has_output());
+        let query = DnsMessage::Query { module: FAR, peer_version: PEER_VERSION };
+        assert_eq!(tell(&mut near, Input::FromShard(interest)), [Output::SendToDns(query)]);
+        let to_owner = Message::Route { module: FAR, hosts: vec![host(1)] };
+        assert_eq!(tell(&mut near, Input::Route(route(FAR, &[1]))), [Output::ToShard(1, to_owner.clone())]);
+        assert_eq!(tell(&mut far, Input::FromShard(to_owner)), []);
+        let answer = far.handle_request(&get_host(FAR), client(LOCAL), T0);
+        assert_eq!(answer, Some(reply(FAR, Answer::Host(host(1)))));
+        assert!(!far.has_output(), "a lookup of a known module makes no work");
+    }
+
+    #[test]
+    fn a_request_for_another_shard_goes_there_or_is_dropped() {
+        let (mut near, mut far) = (core(0), serving_core());
+        assert_eq!(near.handle_request(&get_host(FAR), client(LOCAL), T0), None);
+        let message = Message::Request { request: get_host(FAR), client: client(LOCAL) };
+        assert_eq!(outputs(&mut near), [Output::ToShard(1, message.clone())]);
+        let answer = Output::Reply { client: client(LOCAL), reply: reply(FAR, Answer::Host(host(1))) };
+        assert_eq!(tell(&mut far, Input::FromShard(message.clone())), [answer]);
+        near.refused(Output::ToShard(1, message));
+        assert_eq!((near.stats().api.misrouted, near.stats().api.misrouted_dropped), (1, 1));
+        assert_eq!(near.poll_timeout(), None, "nobody waits for it any more");
+    }
+
+    #[test]
+    fn a_refused_message_is_tried_again_when_it_is_time() {
+        let mut far = core(1);
+        far.handle_request(&get_host(FAR), client(LOCAL), T0);
+        let refused = far.poll_output().expect("an interest");
+        far.refused(refused.clone());
+        assert_eq!(far.poll_output(), None);
+        let retry_at = T0 + RETRY_INTERVAL;
+        far.handle_timeout(T0);
+        assert_eq!((outputs(&mut far), far.poll_timeout()), (vec![], Some(retry_at)));
+        far.handle_timeout(retry_at);
+        assert_eq!(outputs(&mut far), [refused]);
+    }
+
+    #[test]
+    fn routes_for_a_shard_that_is_behind_are_not_taken() {
+        let mut near = core(0);
+        tell(&mut near, Input::DnsUp);
+        tell(&mut near, Input::FromShard(Message::Interest(Interest::Want(FAR))));
+        tell(&mut near, Input::FromShard(Message::Interest(Interest::Want(NEAR))));
+        for _ in 0..outbox::MESSAGES_MAX {
+            assert_eq!(near.handle(Input::Route(route(FAR, &[1])), T0), Ok(()));
+        }
+        let before = near.stats().dns;
+        assert_eq!(near.handle(Input::Route(route(FAR, &[1])), T0), Err(Busy));
+        assert_eq!(near.stats().dns, before, "nothing was taken, nothing counted");
+        assert_eq!(near.handle(Input::Route(route(NEAR, &[1])), T0), Ok(()), "others are");
+        assert!(matches!(near.poll_output(), Some(Output::ToShard(1, _))));
+        assert_eq!(near.handle(Input::Route(route(FAR, &[1])), T0), Ok(()));
+    }
+
+    #[test]
+    fn statistics_are_made_only_while_the_reporter_takes_them() {
+        let (mut near, mut far) = (core(0), serving_core());
+        fail(&mut far, 15);
+        let change = Change::Ejected { host: host(1), rule: EjectionRule::ErrorsInARow };
+        assert_eq!(outputs(&mut far), [Output::Log(Event::Changed { module: FAR, change })]);
+        let told = tell(&mut near, Input::ReporterUp { caller: 9 });
+        let [Output::ToShard(1, state)] = &told[..] else { panic!("{told:?}") };
+        let sent = tell(&mut far, Input::FromShard(state.clone()));
+        let [Output::ToShard(0, status)] = &sent[..] else { panic!("{sent:?}") };
+        let sent = tell(&mut near, Input::FromShard(status.clone()));
+        let [Output::SendToReporter(message)] = &sent[..] else { panic!("{sent:?}") };
+        assert_eq!((message.module(), message.caller, message.results[0].overload), (FAR, 9, true));
+
+        near.refused(sent[0].clone());
+        let told = outputs(&mut near);
+        let [Output::ToShard(1, state)] = &told[..] else { panic!("the others are told: {told:?}") };
+        assert_eq!(tell(&mut far, Input::FromShard(state.clone())), []);
+        let recovery = Request::Report { module: FAR, host: host(1), outcome: Outcome::Success };
+        (0..15).for_each(|_| assert_eq!(far.handle_request(&recovery, client(LOCAL), T0), None));
+        assert!(
+            !outputs(&mut far).iter().any(|output| matches!(output, Output::ToShard(..))),
+            "it stays noted"
+        );
+        assert_eq!(tell(&mut near, Input::ReporterWritable)[0], sent[0]);
+    }
+
+    #[test]
+    fn the_last_statistics_have_arrived_when_the_counts_agree() {
+        let (mut near, mut far) = (core(0), serving_core());
+        let told = tell(&mut near, Input::ReporterUp { caller: 9 });
+        let [Output::ToShard(1, state)] = &told[..] else { panic!("{told:?}") };
+        tell(&mut far, Input::FromShard(state.clone()));
+        fail(&mut far, 1);
+        assert_eq!(far.flush_state().behind, 1, "it waits for its interval");
+        let sent = tell(&mut far, Input::FlushNow);
+        let [Output::ToShard(0, status)] = &sent[..] else { panic!("{sent:?}") };
+        let sum = near.flush_state() + far.flush_state();
+        assert_eq!(sum, FlushState { behind: 0, passed_on: 1, arrived: 0 }, "it is on its way");
+        tell(&mut near, Input::FromShard(status.clone()));
+        let sum = near.flush_state() + far.flush_state();
+        assert_eq!(sum, FlushState { behind: 0, passed_on: 1, arrived: 1 });
+    }
+
+    #[test]
+    fn routes_are_told_to_this_machine_only() {
+        let mut far = serving_core();
+        let request = Request::GetRoute { module: FAR };
+        let route = Reply::Route { module: FAR, hosts: vec![host(1)] };
+        assert_eq!(far.handle_request(&request, client(LOCAL), T0), Some(route));
+        let stranger = client(Ipv4Addr::new(10, 0, 0, 7));
+        assert_eq!(far.handle_request(&request, stranger, T0), None);
+        assert_eq!(far.stats().api.routes_refused, 1);
+        let answer = far.handle_request(&get_host(FAR), stranger, T0);
+        assert_eq!(answer, Some(reply(FAR, Answer::Host(host(1)))), "hosts are told to anybody");
+    }
+
+    #[test]
+    fn a_lars_dns_that_hangs_is_closed() {
+        let mut near = core(0);
+        tell(&mut near, Input::DnsUp);
+        near.handle_request(&get_host(NEAR), client(LOCAL), T0);
+        assert_eq!(outputs(&mut near).len(), 1);
+        let later = T0 + Duration::from_secs(15);
+        near.handle_timeout(later);
+        assert_eq!(outputs(&mut near), [Output::CloseDns("it does not answer")]);
+        assert_eq!(near.stats().dns.given_up, 1);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr, UdpSocket},
+    net::{Ipv4Addr, SocketAddr, UdpSocket},
     thread,
     time::{Duration, Instant},
 };
@@ -45,10 +45,10 @@ pub enum StartError {
     Listen(#[from] ListenError),
     /// There are no free ports in a row.
     #[error("no {shards} consecutive ports of {ip} are free")]
-    NoPorts { ip: IpAddr, shards: usize },
+    NoPorts { ip: Ipv4Addr, shards: usize },
     /// Not even one port can be had.
     #[error("cannot bind a socket to {ip}: {source}")]
-    Bind { ip: IpAddr, source: io::Error },
+    Bind { ip: Ipv4Addr, source: io::Error },
 }
 
 /// A running agent. Dropping it stops it at once; see [`Agent::stop`].
@@ -67,6 +67,7 @@ impl Agent {
     /// # Errors
     /// If a port is taken, or the machine cannot run the shards.
     pub fn start(config: AgentConfig) -> Result<Self, StartError> {
+        warn_if_open(&config);
         let sockets = bind(&config.api)?;
         let addrs = sockets.local_addrs();
         let shards = start_shards(&config, &sockets)?;
@@ -164,6 +165,25 @@ fn start_shards(config: &AgentConfig, sockets: &UdpSockets) -> Result<Shards<Age
     Ok(shards)
 }
 
+/// The API has no passwords: says what a listener for other machines opens up.
+fn warn_if_open(config: &AgentConfig) {
+    let ip = config.api.listen_ip;
+    if ip.is_loopback() {
+        return;
+    }
+    tracing::warn!(
+        %ip,
+        "the API listens for other machines (api.listen_ip): whoever reaches it can have hosts ejected by reporting \
+         failures, and fill the agent's memory of modules"
+    );
+    if config.core.routes_to_anyone {
+        tracing::warn!(
+            "whole routes are told to any machine (api.routes_to_anyone): 65 KB for 12 bytes, to whatever address a \
+             datagram claims to be from"
+        );
+    }
+}
+
 fn bind(api: &ApiConfig) -> Result<UdpSockets, StartError> {
     if api.base_port != 0 {
         return Ok(UdpSockets::bind(&addrs(api, api.base_port))?);
@@ -182,11 +202,11 @@ fn bind(api: &ApiConfig) -> Result<UdpSockets, StartError> {
     Err(StartError::NoPorts { ip: api.listen_ip, shards: api.shards })
 }
 
-fn free_port(ip: IpAddr) -> io::Result<u16> {
+fn free_port(ip: Ipv4Addr) -> io::Result<u16> {
     Ok(UdpSocket::bind((ip, 0))?.local_addr()?.port())
 }
 
 /// One address per shard. The configuration has seen to it that the ports exist.
 fn addrs(api: &ApiConfig, base_port: u16) -> Vec<SocketAddr> {
-    (base_port..).take(api.shards).map(|port| SocketAddr::new(api.listen_ip, port)).collect()
+    (base_port..).take(api.shards).map(|port| SocketAddr::from((api.listen_ip, port))).collect()
 }

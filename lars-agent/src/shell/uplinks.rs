@@ -36,18 +36,13 @@ pub(super) fn reporter() -> Handlers<AgentShard> {
 }
 
 fn dns_opened(shard: &mut AgentShard, net: &mut Context, conn: ConnId) {
-    if let Some(addr) = net.peer(conn) {
-        tracing::info!(%addr, "routes come from lars-dns");
-    }
     shard.dns = Some(conn);
     tell(shard, net, Input::DnsUp);
 }
 
 fn reporter_opened(shard: &mut AgentShard, net: &mut Context, conn: ConnId) {
     let caller = caller::address(shard.configured_caller, net.local(conn));
-    if let Some(addr) = net.peer(conn) {
-        tracing::info!(%addr, %caller, "statistics go to lars-reporter as this caller's");
-    }
+    tracing::info!(%caller, "statistics go to lars-reporter as this caller's");
     if caller.is_loopback() || caller.is_unspecified() {
         tracing::warn!(%caller, "set caller_ip: other machines have this address, too");
     }

@@ -168,7 +168,11 @@ impl<S: 'static> Connecting<S> {
     }
 
     /// The next server that takes the connection, by its index; in the order of the list, beginning with `first`.
-    async fn connect_to_any(&self, first: usize, log: &mut LogThrottle) -> Option<(usize, OwnedFd)> {
+    async fn connect_to_any(
+        &self,
+        first: usize,
+        log: &mut LogThrottle,
+    ) -> Option<(usize, (SocketAddr, OwnedFd))> {
         let servers = &self.config.servers;
         for (index, server) in servers.iter().enumerate().cycle().skip(first).take(servers.len()) {
             match self.unless_ending(self.connect_to(server)).await? {
@@ -183,10 +187,11 @@ impl<S: 'static> Connecting<S> {
         None
     }
 
-    async fn connect_to(&self, server: &str) -> io::Result<OwnedFd> {
+    /// A connection to the first of the server's addresses that takes one, and which that is.
+    async fn connect_to(&self, server: &str) -> io::Result<(SocketAddr, OwnedFd)> {
         let mut result = Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
         for addr in resolve(server).await? {
-            result = connect(addr, self.config.connect_timeout).await;
+            result = connect(addr, self.config.connect_timeout).await.map(|connection| (addr, connection));
             if result.is_ok() {
                 break;
             }
@@ -196,12 +201,13 @@ impl<S: 'static> Connecting<S> {
 
     /// Has the connection driven until it ends; whether the server was a good one: it held for long enough, and it
     /// was not this side that gave it up.
-    async fn hold(&self, index: usize, connection: OwnedFd) -> bool {
+    async fn hold(&self, index: usize, connection: (SocketAddr, OwnedFd)) -> bool {
         let server = &self.config.servers[index];
         let since = Instant::now();
+        let (addr, connection) = connection;
         match driver::open(&self.shard, &self.service, connection) {
             Ok(driven) => {
-                tracing::info!(server, "connected");
+                tracing::info!(server, %addr, "connected");
                 let reason = driven.await;
                 tracing::info!(server, %reason, "disconnected");
                 since.elapsed() >= self.config.stable_after && !reason.is_giving_up()

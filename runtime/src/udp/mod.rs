@@ -14,6 +14,7 @@ use std::{
     fmt,
     future::{Future, poll_fn},
     net::SocketAddr,
+    ops::Deref,
     os::fd::{FromRawFd, IntoRawFd},
     pin::pin,
     rc::Rc,
@@ -29,7 +30,7 @@ use self::{
     socket::BoundSocket,
 };
 use crate::{
-    counters::Counter, shard::context::ShardContext, shard::local::Shard, shard::mailbox::ShardHandle,
+    counters, shard::context::ShardContext, shard::local::Shard, shard::mailbox::ShardHandle,
     shard::panics::contain, shard::shards::Shards,
 };
 
@@ -95,32 +96,36 @@ pub struct Datagram<'a> {
     pub bytes: &'a [u8],
 }
 
-/// Counts of a UDP server since its start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct UdpStats {
-    /// Datagrams served.
-    pub received: u64,
-    /// Replies handed to the kernel, not counting what went out by [`UdpSender`]s.
-    pub replied: u64,
-    /// Datagrams dropped because they were too long.
-    pub oversized: u64,
-    /// Replies, and datagrams of [`UdpSender`]s, dropped because the kernel did not take them.
-    pub unsent: u64,
-    /// Panics of the service's function; the datagram gets no reply.
-    pub panics: u64,
+counters! {
+    /// Counts of a UDP server since its start.
+    #[non_exhaustive]
+    pub struct UdpStats, atomic UdpCounters {
+        /// Datagrams served.
+        counter received: u64,
+        /// Replies handed to the kernel, without what went out outside of a datagram's turn.
+        counter replied: u64,
+        /// Datagrams dropped because they were too long.
+        counter oversized: u64,
+        /// Replies, and datagrams sent outside of a datagram's turn, dropped because the kernel did not take them.
+        counter unsent: u64,
+        /// Panics of the service's function; the datagram gets no reply.
+        counter panics: u64,
+    }
 }
 
 type OnDatagram<S> = fn(&mut S, &mut ShardContext<S>, Datagram<'_>, &mut Vec<u8>);
 
+/// Of one socket, in cache lines of its own.
 #[derive(Default)]
 #[repr(align(128))]
-struct Counters {
-    received: Counter,
-    replied: Counter,
-    oversized: Counter,
-    unsent: Counter,
-    panics: Counter,
+struct Counters(UdpCounters);
+
+impl Deref for Counters {
+    type Target = UdpCounters;
+
+    fn deref(&self) -> &UdpCounters {
+        &self.0
+    }
 }
 
 /// A running server. It runs until its shards drain or stop; dropping this handle changes nothing.
@@ -156,13 +161,10 @@ impl UdpServer {
     /// Counts since the start, summed over the sockets.
     #[must_use]
     pub fn stats(&self) -> UdpStats {
-        self.sockets.iter().fold(UdpStats::default(), |sum, (sender, counters)| UdpStats {
-            received: sum.received + counters.received.get(),
-            replied: sum.replied + counters.replied.get(),
-            oversized: sum.oversized + counters.oversized.get(),
-            unsent: sum.unsent + counters.unsent.get() + sender.unsent(),
-            panics: sum.panics + counters.panics.get(),
-        })
+        let stats = |(sender, counters): &(UdpSender, Arc<Counters>)| {
+            counters.load() + UdpStats { unsent: sender.unsent(), ..UdpStats::default() }
+        };
+        self.sockets.iter().map(stats).sum()
     }
 }
 
