@@ -609,8 +609,8 @@ mod tests {
         let mut core = core(1);
         core.handle_request(&get_host(FAR), client(LOCAL), T0);
         outputs(&mut core);
-        let hosts = vec![host(1)];
-        assert_eq!(tell(&mut core, Input::FromShard(Message::Route { module: FAR, hosts })), []);
+        let route = vec![Endpoint::from(host(1))];
+        assert_eq!(tell(&mut core, Input::FromShard(Message::Route { module: FAR, route })), []);
         core
     }
 
@@ -631,7 +631,7 @@ mod tests {
         assert!(!far.has_output());
         let query = DnsMessage::Query { module: FAR, peer_version: PEER_VERSION };
         assert_eq!(tell(&mut near, Input::FromShard(interest)), [Output::SendToDns(query)]);
-        let to_owner = Message::Route { module: FAR, hosts: vec![host(1)] };
+        let to_owner = Message::Route { module: FAR, route: vec![Endpoint::from(host(1))] };
         assert_eq!(tell(&mut near, Input::Route(route(FAR, &[1]))), [Output::ToShard(1, to_owner.clone())]);
         assert_eq!(tell(&mut far, Input::FromShard(to_owner)), []);
         let answer = far.handle_request(&get_host(FAR), client(LOCAL), T0);
