@@ -1,12 +1,9 @@
 //! The agent's IO: sockets, connections, shards. What is decided is decided in [`core`](crate::core).
 //!
-//! * [`api`]: datagrams to requests, and back.
-//! * [`shard`]: drives one shard's core.
+//! * [`shard`]: one shard: datagrams to requests, what its core puts out to bytes.
 //! * [`uplinks`]: the connections to lars-dns and lars-reporter, both of them on one shard.
 //! * [`caller`]: which address this machine has.
 //! * [`agent`]: all of it started and stopped.
-
-mod api;
 
 mod shard;
 
