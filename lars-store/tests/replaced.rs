@@ -84,6 +84,7 @@ fn a_file_that_is_gone_is_missed_by_readers_and_made_anew_by_who_writes_statisti
     fs::remove_file(&path).expect("the file is removed");
     writer.upsert(&[status(2)]).expect("an upsert");
     assert_holds(&path, &[], &[status(2)]);
+    assert_eq!(reader.hosts(MODULE), Ok(vec![]));
     fs::rename(&backup, &path).expect("the backup is put in place");
     assert_eq!(reader.hosts(MODULE), Ok(vec![host(2)]));
 }

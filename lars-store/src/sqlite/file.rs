@@ -2,7 +2,8 @@
 //!
 //! Somebody who puts a backup in place with `mv` leaves everybody who had the old file open with the old file. A
 //! write-ahead log and its index lie beside the database under names made from its path, so the old ones would be
-//! taken for those of the new file: whoever notices first puts them away.
+//! taken for those of the new file: whoever had the old file open and notices first puts them away. Until then, which
+//! is until the next call of a service, a program that opens the new file for the first time is misled by them.
 
 use std::{
     fs::{self, File, Metadata},
