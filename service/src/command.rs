@@ -2,26 +2,28 @@
 
 use std::{ffi::OsString, path::PathBuf};
 
-use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use clap::{Arg, ArgAction, ArgMatches, Command, parser::ValueSource, value_parser};
 use toml::Table;
 
 use crate::{
-    Alias, Daemon, EXIT_CONFIG, LoadError, LogFormat,
+    Alias, Daemon, LoadError, LogFormat,
     layers::{self, Key},
+    secret,
 };
 
 /// What the command line asks for.
 pub(crate) enum Invocation<C> {
     /// Everything is said by this text (help, version, a complaint).
-    Done {
-        text: String,
-        status: u8,
-    },
+    Done { text: String, status: u8 },
     Run {
         config: C,
         log_format: LogFormat,
         log_filter: Option<String>,
+        /// To be logged once that is possible.
+        warnings: Vec<String>,
     },
+    /// There is no valid configuration.
+    Invalid { error: LoadError, log_format: LogFormat },
 }
 
 /// Takes the command line apart; `args` begins with the program's name.
@@ -41,33 +43,68 @@ pub(crate) fn parse<D: Daemon>(
     if matches.get_flag("example-config") {
         return Invocation::Done { text: D::EXAMPLE.to_owned(), status: 0 };
     }
+    let log_format = matches.get_one("log-format").copied().unwrap_or_default();
     match load::<D>(base, &keys, &matches) {
-        Err(error) => Invocation::Done { text: format!("error: {error}\n"), status: EXIT_CONFIG },
+        Err(error) => Invocation::Invalid { error, log_format },
         Ok(_) if matches.get_flag("check-config") => {
             Invocation::Done { text: "configuration is valid\n".to_owned(), status: 0 }
         }
         Ok(config) => Invocation::Run {
             config,
-            log_format: matches.get_one("log-format").copied().unwrap_or_default(),
+            log_format,
             log_filter: matches.get_one("log-filter").cloned(),
+            warnings: readable_secrets::<D>(&keys, &matches),
         },
     }
 }
 
 fn load<D: Daemon>(base: Table, keys: &[Key], matches: &ArgMatches) -> Result<D::Config, LoadError> {
     let mut table = base;
-    if let Some(path) = matches.get_one::<PathBuf>("config") {
-        layers::overlay(&mut table, layers::read(path)?);
+    let file = matches.get_one::<PathBuf>("config").map(|path| layers::File::read(path)).transpose()?;
+    if let Some(file) = &file {
+        layers::overlay_secrets(D::SECRETS, &mut table, file.parse()?);
     }
-    for key in keys {
-        let flag = key.flag();
-        if let Some(text) = matches.get_one::<String>(&flag) {
-            layers::set(&mut table, key, text, &format!("--{flag} or its environment variable"))?;
-        } else if let Some((env, text)) = alias_in_env::<D>(key) {
-            layers::set(&mut table, key, &text, env)?;
+    // Variables first: a flag wins over them, also where the two say a secret in different ways.
+    let mut said = Vec::new();
+    for source in [ValueSource::EnvVariable, ValueSource::CommandLine] {
+        for key in keys {
+            let flag = key.flag();
+            let text =
+                matches.get_one::<String>(&flag).filter(|_| matches.value_source(&flag) == Some(source));
+            let alias = || alias_in_env::<D>(key).filter(|_| source == ValueSource::EnvVariable);
+            let (origin, text) = match (text, alias()) {
+                (Some(text), _) if source == ValueSource::CommandLine => (format!("--{flag}"), text.clone()),
+                (Some(text), _) => (key.env(D::NAME), text.clone()),
+                (None, Some((env, text))) => (env.to_owned(), text),
+                (None, None) => continue,
+            };
+            secret::forget_alternative(D::SECRETS, &mut table, &key.path);
+            layers::set(&mut table, key, &text, &origin)?;
+            said.push(key.path.as_str());
         }
     }
-    Ok(layers::parse::<D>(table)?)
+    layers::parse::<D>(table).map_err(|error| match &file {
+        Some(file) if !said.contains(&error.key.as_str()) => file.locate(error),
+        Some(_) | None => error.into(),
+    })
+}
+
+/// What every user of the machine can read, and how to do better.
+fn readable_secrets<D: Daemon>(keys: &[Key], matches: &ArgMatches) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for secret in D::SECRETS {
+        let Some(key) = keys.iter().find(|key| key.path == secret.key) else { continue };
+        let flag = key.flag();
+        let is_readable = matches.value_source(&flag) == Some(ValueSource::CommandLine)
+            && matches.get_one::<String>(&flag).is_some_and(|text| (secret.is_secret)(text));
+        if is_readable {
+            warnings.push(format!(
+                "every user of this machine can read the password in --{flag}: write it into a file that only you can read, and name that with --{}",
+                secret.file_key.replace(['.', '_'], "-")
+            ));
+        }
+    }
+    warnings
 }
 
 fn alias<D: Daemon>(key: &Key) -> Option<&'static Alias> {
@@ -148,7 +185,7 @@ mod tests {
     use serde::{Deserialize, Serialize};
 
     use super::*;
-    use crate::{ConfigError, Shutdown};
+    use crate::{ConfigError, EXIT_CONFIG, Secret, Shutdown};
 
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -156,6 +193,14 @@ mod tests {
         caller_ip: String,
         balance: Balance,
         dns: Dns,
+        store: Store,
+    }
+
+    #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    struct Store {
+        url: String,
+        url_file: String,
     }
 
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -177,6 +222,7 @@ mod tests {
                 caller_ip: String::new(),
                 balance: Balance { probe_num: 10, err_rate: 0.1 },
                 dns: Dns { servers: vec!["127.0.0.1:7778".into()] },
+                store: Store::default(),
             }
         }
     }
@@ -188,6 +234,12 @@ mod tests {
         const ABOUT: &'static str = "an example";
         const EXAMPLE: &'static str = "# an example\n";
         const ALIASES: &'static [Alias] = &[Alias { key: "dns.servers", flag: "dns", env: "LARS_TEST_DNS" }];
+        const SECRETS: &'static [Secret] = &[Secret {
+            key: "store.url",
+            file_key: "store.url_file",
+            credential: "no_such_credential",
+            is_secret: |text| text.contains('@'),
+        }];
         type Raw = Raw;
         type Config = Raw;
 
@@ -213,6 +265,7 @@ mod tests {
         match parse::<Example>("lars-example", base(), args) {
             Invocation::Run { config, .. } => Ok(config),
             Invocation::Done { text, status } => Err((text, status)),
+            Invocation::Invalid { error, .. } => Err((error.to_string(), EXIT_CONFIG)),
         }
     }
 
@@ -241,6 +294,69 @@ mod tests {
         assert_eq!(run(&config), Ok(Raw { balance, ..Raw::default() }));
     }
 
+    fn url(args: &[&str]) -> Result<String, String> {
+        run(args).map(|raw| raw.store.url).map_err(|(text, _)| text)
+    }
+
+    #[test]
+    fn a_secret_comes_from_a_file_and_who_speaks_later_wins() {
+        let secret = file("mysql://u:secret@h/d\n");
+        let secret = secret.to_str().unwrap();
+        assert_eq!(url(&["--store-url-file", secret]).unwrap(), "mysql://u:secret@h/d");
+        let config = file(&format!("[store]\nurl_file = '{secret}'\n"));
+        let config = config.to_str().unwrap();
+        assert_eq!(url(&["--config", config]).unwrap(), "mysql://u:secret@h/d");
+        assert_eq!(url(&["--config", config, "--store-url", "sqlite:a"]).unwrap(), "sqlite:a");
+        let config = file("[store]\nurl = 'sqlite:b'\n");
+        let config = config.to_str().unwrap();
+        assert_eq!(url(&["--config", config, "--store-url-file", secret]).unwrap(), "mysql://u:secret@h/d");
+        let both = file(&format!("[store]\nurl = 'sqlite:b'\nurl_file = '{secret}'\n"));
+        let text = url(&["--config", both.to_str().unwrap()]).unwrap_err();
+        assert!(text.contains(":3:1: store.url_file: store.url says it already"), "{text}");
+        let text = url(&["--store-url-file", "/nonexistent/url"]).unwrap_err();
+        assert!(text.contains("store.url_file: cannot read /nonexistent/url"), "{text}");
+    }
+
+    #[test]
+    fn a_password_that_everybody_can_read_is_warned_about() {
+        let warnings = |args: &[&str]| {
+            let args = ["lars-example"].iter().chain(args).map(OsString::from);
+            match parse::<Example>("lars-example", base(), args) {
+                Invocation::Run { warnings, .. } => warnings,
+                Invocation::Done { text, .. } => panic!("{text}"),
+                Invocation::Invalid { error, .. } => panic!("{error}"),
+            }
+        };
+        assert_eq!(warnings(&["--store-url", "sqlite:a"]), [""; 0]);
+        let [warning] = &warnings(&["--store-url", "mysql://u:secret@h/d"])[..] else {
+            panic!("one warning")
+        };
+        assert!(warning.contains("--store-url-file") && !warning.contains("secret@"), "{warning}");
+    }
+
+    #[test]
+    fn errors_say_where_and_never_show_a_value() {
+        let check = |text: &str, expect: &str| {
+            let path = file(text);
+            let (message, status) = run(&["--config", path.to_str().unwrap()]).unwrap_err();
+            assert_eq!(status, 78);
+            assert!(!message.contains("secret"), "{message}");
+            let expect = format!("{}:{expect}", path.display());
+            assert!(message.starts_with(&expect), "{message}\nis not\n{expect}");
+        };
+        check("[store]\nurl = \"mysql://u:secret@h/d\n", "2:");
+        check("store = \"mysql://u:secret@h/d\"\n", "1:1: store: invalid type: string, expected");
+        check(
+            "[balance]\nprobe_num = \"secret\"\n",
+            "2:1: balance.probe_num: invalid type: string, expected",
+        );
+        check("\n[balance]\nprobes = 7\n", "3:1: balance: unknown field `probes`");
+        check("[balance]\nerr_rate = 2.0\n", "2:1: balance.err_rate: is over 1");
+        check("[nothing]\n", "1:2: configuration: unknown field `nothing`");
+        let (message, _) = run(&["--balance-probe-num", "secret"]).unwrap_err();
+        assert_eq!(message, "balance.probe_num: what --balance-probe-num says is not a whole number");
+    }
+
     #[test]
     fn lists_are_comma_separated() {
         let raw = run(&["--dns-servers", "10.0.0.1:7778, 10.0.0.2:7778"]).unwrap();
@@ -267,7 +383,7 @@ mod tests {
             }
         };
         check(&["--balance-err-rate", "2"], 78, &["balance.err_rate: is over 1"]);
-        check(&["--balance-probe-num", "ten"], 78, &["balance.probe_num", "'ten' is not a whole number"]);
+        check(&["--balance-probe-num", "ten"], 78, &["balance.probe_num", "is not a whole number"]);
         check(&["--balance-probe-num", "-1"], 78, &["balance.probe_num"]);
         check(&["--nonsense"], 2, &["--nonsense"]);
         check(&["--config", "/nonexistent/lars.toml"], 78, &["/nonexistent/lars.toml"]);

@@ -12,7 +12,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use toml::Table;
 
 use crate::{
-    ConfigError, Shutdown,
+    ConfigError, LogFormat, Secret, Shutdown,
     command::{self, Invocation},
     init_logging,
 };
@@ -45,6 +45,8 @@ pub trait Daemon {
     const EXAMPLE: &'static str;
     /// Shorter names of some keys.
     const ALIASES: &'static [Alias] = &[];
+    /// Keys whose values come from files as well, because they may hold passwords.
+    const SECRETS: &'static [Secret] = &[];
     /// The configuration as it is written down. `Default` must give every key a value: the flags and
     /// variables are made from it.
     type Raw: Serialize + DeserializeOwned + Default;
@@ -87,17 +89,47 @@ pub fn main_from<D: Daemon>(
             let _ = if status == 0 { print(&text) } else { io::stderr().write_all(text.as_bytes()) };
             ExitCode::from(status)
         }
-        Invocation::Run { config, log_format, log_filter } => {
-            init_logging(log_format, log_filter.as_deref());
+        Invocation::Invalid { error, log_format } => {
+            say_early(&error, log_format);
+            ExitCode::from(EXIT_CONFIG)
+        }
+        Invocation::Run { config, log_format, log_filter, warnings } => {
+            let _last_lines = match init_logging(log_format, log_filter.as_deref()) {
+                Ok(guard) => guard,
+                Err(error) => {
+                    say_early(&no_thread(error), LogFormat::Text);
+                    return ExitCode::from(EXIT_CONFIG);
+                }
+            };
+            warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
             report(prepare(&config).and_then(|()| run::<D>(config)))
         }
     }
 }
 
+/// An error from before there is a log: what reads JSON gets JSON all the same.
+fn say_early(error: &dyn Error, format: LogFormat) {
+    // Nobody is left to tell if this fails.
+    match (format, init_logging(format, None)) {
+        (LogFormat::Json, Ok(_last_lines)) => tracing::error!("{error}"),
+        (LogFormat::Json | LogFormat::Text, _) => drop(writeln!(io::stderr(), "error: {error}")),
+    }
+}
+
+/// The system refuses a thread, which it does only at a limit.
+fn no_thread(error: io::Error) -> io::Error {
+    if error.kind() != io::ErrorKind::WouldBlock {
+        return error;
+    }
+    io::Error::other(format!(
+        "no thread can be started, the limit on processes is reached (ulimit -u, TasksMax= in systemd, --pids-limit for Docker): {error}"
+    ))
+}
+
 fn run<D: Daemon>(config: D::Config) -> Result<(), BoxError> {
     // Here and not only where shards start, because a service wraps the errors of its start in its own.
     preflight::check()?;
-    D::run(config, &Shutdown::on_signals()?)
+    D::run(config, &Shutdown::on_signals().map_err(no_thread)?)
 }
 
 fn report(result: Result<(), BoxError>) -> ExitCode {

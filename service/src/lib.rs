@@ -16,19 +16,25 @@ mod command;
 
 mod layers;
 
+mod secret;
+
 mod error;
 
 mod server_section;
 
 mod logging;
 
+mod log_queue;
+
 mod shutdown;
 
 pub use self::{
     daemon::{Alias, BoxError, Daemon, EXIT_CONFIG, main, main_from, with_causes},
-    error::{ConfigError, LoadError},
+    error::{ConfigError, LoadError, Place},
     layers::parse,
+    log_queue::{LogGuard, dropped_log_lines},
     logging::{LogFormat, init_logging},
+    secret::{Secret, read_secret},
     server_section::ServerSection,
     shutdown::Shutdown,
 };

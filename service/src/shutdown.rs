@@ -8,7 +8,7 @@ use std::{
 };
 
 use signal_hook::{
-    consts::{SIGINT, SIGTERM},
+    consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2},
     iterator::Signals,
     low_level,
 };
@@ -25,22 +25,26 @@ impl Shutdown {
     }
 
     /// Triggered by the first SIGINT or SIGTERM. The second ends the process at once, with status
-    /// 128 + its number.
+    /// 128 + its number. SIGHUP, SIGUSR1 and SIGUSR2, which would end a program that knows nothing of them, do nothing.
     ///
     /// # Errors
     /// If the signals cannot be caught.
     pub fn on_signals() -> io::Result<Self> {
         let shutdown = Self::new();
-        let mut signals = Signals::new([SIGINT, SIGTERM])?;
+        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2])?;
         let triggered = shutdown.clone();
         thread::Builder::new().name("signals".into()).spawn(move || {
             for signal in signals.forever() {
+                let name = low_level::signal_name(signal).unwrap_or("a signal");
+                if ![SIGINT, SIGTERM].contains(&signal) {
+                    tracing::info!("{name} was ignored");
+                    continue;
+                }
                 if triggered.is_triggered() {
                     low_level::exit(128 + signal);
                 }
-                // First the switch: writing a log line can fail.
                 triggered.trigger();
-                tracing::info!(signal, "shutting down");
+                tracing::info!("shutting down, because of {name}");
             }
         })?;
         Ok(shutdown)

@@ -31,6 +31,9 @@ fn the_first_signal_asks_and_the_second_kills() {
         let pid = Pid::from_raw(i32::try_from(child.id()).expect("a process id"));
         let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines().map_while(Result::ok);
         assert!(lines.any(|line| line.ends_with("ready")));
+        for stray in [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2] {
+            kill(pid, stray).expect("the child is there");
+        }
         kill(pid, signal).expect("the child is there");
         assert!(lines.any(|line| line.ends_with("asked to end")));
         kill(pid, signal).expect("the child is there");
