@@ -88,6 +88,8 @@ impl Default for PushSection {
 pub struct StoreSection {
     /// `sqlite:PATH` or `mysql://user:password@host:port/database`.
     pub url: String,
+    /// A file that holds the URL instead, for one with a password; empty: none.
+    pub url_file: String,
     /// Pause between two looks for changes.
     pub poll_interval_ms: u64,
     /// Pause between two comparisons with everything that is there.
@@ -102,6 +104,7 @@ impl Default for StoreSection {
     fn default() -> Self {
         Self {
             url: "sqlite:lars.db".to_owned(),
+            url_file: String::new(),
             poll_interval_ms: 1_000,
             full_reload_interval_ms: 10_000,
             prune_age_s: 3_600,

@@ -2,7 +2,8 @@
 
 use std::error::Error;
 
-use lars_service::{Alias, ConfigError, Daemon, Shutdown};
+use lars_service::{Alias, ConfigError, Daemon, Secret, Shutdown};
+use lars_store::StoreUrl;
 
 use crate::{DnsConfig, StartError, config::RawConfig, shell};
 
@@ -19,6 +20,12 @@ impl Daemon for DnsDaemon {
         "Serves the routes of modules from SQL and pushes each change to the agents that asked";
     const EXAMPLE: &'static str = EXAMPLE;
     const ALIASES: &'static [Alias] = &[Alias { key: "store.url", flag: "store", env: "LARS_STORE_URL" }];
+    const SECRETS: &'static [Secret] = &[Secret {
+        key: "store.url",
+        file_key: "store.url_file",
+        credential: "store_url",
+        is_secret: StoreUrl::has_password,
+    }];
     type Raw = RawConfig;
     type Config = DnsConfig;
 

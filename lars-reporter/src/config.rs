@@ -39,6 +39,8 @@ pub struct RawConfig {
 pub struct StoreSection {
     /// `sqlite:PATH` or `mysql://user:password@host:port/database`.
     pub url: String,
+    /// A file that holds the URL instead, for one with a password; empty: none.
+    pub url_file: String,
     /// Threads that write, each over its own connection; SQLite has one at a time and always gets one.
     pub writers: usize,
     /// The longest a row waits for others to be written with.
@@ -69,6 +71,7 @@ impl Default for StoreSection {
     fn default() -> Self {
         Self {
             url: "sqlite:lars.db".to_owned(),
+            url_file: String::new(),
             writers: 2,
             flush_interval_ms: 200,
             flush_rows: 500,

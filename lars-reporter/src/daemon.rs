@@ -2,7 +2,8 @@
 
 use std::error::Error;
 
-use lars_service::{Alias, ConfigError, Daemon, Shutdown};
+use lars_service::{Alias, ConfigError, Daemon, Secret, Shutdown};
+use lars_store::StoreUrl;
 
 use crate::{
     config::{RawConfig, ReporterConfig},
@@ -18,6 +19,12 @@ impl Daemon for ReporterDaemon {
     const ABOUT: &'static str = "Takes call statistics from agents and writes them to SQL.";
     const EXAMPLE: &'static str = include_str!("../lars-reporter.example.toml");
     const ALIASES: &'static [Alias] = &[Alias { key: "store.url", flag: "store", env: "LARS_STORE_URL" }];
+    const SECRETS: &'static [Secret] = &[Secret {
+        key: "store.url",
+        file_key: "store.url_file",
+        credential: "store_url",
+        is_secret: StoreUrl::has_password,
+    }];
     type Raw = RawConfig;
     type Config = ReporterConfig;
 

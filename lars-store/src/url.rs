@@ -38,6 +38,14 @@ pub struct MysqlUrl {
     pub database: String,
 }
 
+impl StoreUrl {
+    /// Whether `text` is a URL with a password in it.
+    #[must_use]
+    pub fn has_password(text: &str) -> bool {
+        matches!(text.parse(), Ok(Self::Mysql(MysqlUrl { password: Some(_), .. })))
+    }
+}
+
 /// Which part of the text is not that of a [`StoreUrl`]. Never shows the password.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreUrlError {

@@ -92,6 +92,8 @@ pub(crate) enum Failure {
     Start { service: &'static str, source: Box<dyn Error + Send + Sync> },
     #[error("cannot wait for signals: {0}")]
     Signals(io::Error),
+    #[error("cannot start the thread that logs: {0}")]
+    Logging(io::Error),
     #[error("cannot set the demo up: {0}")]
     DemoSetup(io::Error),
     #[error("interrupted")]
@@ -133,6 +135,7 @@ impl Failure {
             | Self::LastHosts(_)
             | Self::Start { .. }
             | Self::Signals(_)
+            | Self::Logging(_)
             | Self::DemoSetup(_)
             | Self::Expectations { .. } => Exit::Failure,
         }

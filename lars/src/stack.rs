@@ -38,8 +38,7 @@ impl Settings {
     pub(crate) fn read(path: &Path) -> Result<Self, LoadError> {
         let text =
             fs::read_to_string(path).map_err(|source| LoadError::Read { path: path.into(), source })?;
-        toml::from_str(&text)
-            .map_err(|source| LoadError::Syntax { path: path.into(), source: Box::new(source) })
+        toml::from_str(&text).map_err(|error| LoadError::in_file(path, &text, &error))
     }
 }
 

@@ -4,6 +4,7 @@
 use std::{env, ffi::OsString, fs, io, path::PathBuf};
 
 use clap::Args;
+use lars_service::{ConfigError, read_secret};
 use lars_store::{OpenMode, Store, StoreError, StoreUrl, StoreUrlError};
 
 /// The database within the data folder.
@@ -17,6 +18,9 @@ pub(crate) struct StoreArgs {
     /// folder]
     #[arg(long, value_name = "URL", env = "LARS_STORE_URL", hide_env_values = true)]
     pub(crate) store: Option<String>,
+    /// A file that holds the URL instead, which keeps a password out of the list of processes
+    #[arg(long, value_name = "FILE", env = "LARS_STORE_URL_FILE")]
+    pub(crate) store_url_file: Option<PathBuf>,
     /// The data folder [default: $XDG_DATA_HOME/lars or ~/.local/share/lars]
     #[arg(long, value_name = "DIR", env = "LARS_DATA_DIR")]
     pub(crate) data_dir: Option<PathBuf>,
@@ -26,8 +30,10 @@ pub(crate) struct StoreArgs {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LocationError {
     /// The text is not shown: it may hold a password.
-    #[error("store URL (--store or LARS_STORE_URL): {0}")]
+    #[error("store URL (--store, --store-url-file or their variables): {0}")]
     Url(#[from] StoreUrlError),
+    #[error(transparent)]
+    UrlFile(#[from] ConfigError),
     #[error("there is no data folder: neither XDG_DATA_HOME nor HOME says where")]
     NoDataDir,
     #[error("cannot create the data folder {}: {source}", path.display())]
@@ -75,12 +81,14 @@ impl StoreLocation {
 
     /// The database in the data folder, where nothing else is said.
     pub(crate) fn usual() -> Option<Self> {
-        let args = StoreArgs { store: None, data_dir: env::var_os("LARS_DATA_DIR").map(PathBuf::from) };
+        let args =
+            StoreArgs { data_dir: env::var_os("LARS_DATA_DIR").map(PathBuf::from), ..StoreArgs::default() };
         Self::find(&args).ok()
     }
 
     fn find_in(args: &StoreArgs, data_home: &DataHome) -> Result<Self, LocationError> {
-        if let Some(text) = &args.store {
+        let in_file = args.store_url_file.as_deref().map(|path| read_secret("--store-url-file", path));
+        if let Some(text) = in_file.transpose()?.as_ref().or(args.store.as_ref()) {
             return Ok(Self { url: text.parse()?, data_dir: None });
         }
         let dir = args.data_dir.clone().or_else(|| data_home.data_dir()).ok_or(LocationError::NoDataDir)?;
@@ -127,7 +135,8 @@ mod tests {
     use super::*;
 
     fn check(store: Option<&str>, data_dir: Option<&str>, data_home: [Option<&str>; 2], expect: &str) {
-        let args = StoreArgs { store: store.map(str::to_owned), data_dir: data_dir.map(PathBuf::from) };
+        let data_dir = data_dir.map(PathBuf::from);
+        let args = StoreArgs { store: store.map(str::to_owned), data_dir, ..StoreArgs::default() };
         let [xdg_data_home, home] = data_home.map(|path| path.map(OsString::from));
         let found = match StoreLocation::find_in(&args, &DataHome { xdg_data_home, home }) {
             Ok(location) => location.url.to_string(),
@@ -158,15 +167,28 @@ mod tests {
             Some("mysql://root:secret@/lars"),
             None,
             [None, None],
-            "store URL (--store or LARS_STORE_URL): no host: write mysql://user@host/database",
+            "store URL (--store, --store-url-file or their variables): no host: write mysql://user@host/database",
         );
+    }
+
+    #[test]
+    fn a_file_may_hold_the_url() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), "mysql://root:secret@db/lars\n").unwrap();
+        let find = |path: &str| {
+            let args = StoreArgs { store_url_file: Some(path.into()), ..StoreArgs::default() };
+            StoreLocation::find_in(&args, &DataHome::default()).map(|found| found.url.to_string())
+        };
+        assert_eq!(find(file.path().to_str().unwrap()).unwrap(), "mysql://root:***@db/lars");
+        let error = find("/nonexistent/url").unwrap_err().to_string();
+        assert!(error.starts_with("--store-url-file: cannot read /nonexistent/url"), "{error}");
     }
 
     #[test]
     fn reading_creates_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let data_dir = dir.path().join("deep/down");
-        let args = StoreArgs { store: None, data_dir: Some(data_dir.clone()) };
+        let args = StoreArgs { data_dir: Some(data_dir.clone()), ..StoreArgs::default() };
         let location = StoreLocation::find_in(&args, &DataHome::default()).unwrap();
         assert!(matches!(location.open_existing(), Err(LocationError::Missing(_))));
         assert!(!data_dir.exists());

@@ -182,7 +182,7 @@ fn defaults<R: Serialize + Default>() -> Table {
 pub(crate) fn overlay_secrets(secrets: &[Secret], below: &mut Table, above: Table) {
     for secret in secrets {
         for key in [secret.key, secret.file_key] {
-            if text(&above, key).is_some() {
+            if text(&above, key).is_some_and(|said| !said.is_empty()) {
                 secret::forget_alternative(secrets, below, key);
             }
         }

@@ -28,7 +28,8 @@ pub(crate) fn run(args: &UpArgs, out: &mut Out<'_>) -> Result<(), Failure> {
         return Ok(write!(out.data(), "{EXAMPLE}")?);
     }
     // First, so that a wrong configuration is said in the form that is asked for.
-    init_logging(args.log_format, args.log_filter.as_deref());
+    let _last_lines =
+        init_logging(args.log_format, args.log_filter.as_deref()).map_err(Failure::Logging)?;
     let config = config(args)?;
     if args.check_config {
         writeln!(out.data(), "configuration is valid")?;
@@ -51,7 +52,7 @@ fn config(args: &UpArgs) -> Result<StackConfig, Failure> {
     };
     listen(&mut settings, args);
     let mut config = StackConfig::new(settings)?;
-    if args.store.store.is_some() {
+    if args.store.store.is_some() || args.store.store_url_file.is_some() {
         config.use_store(store(args)?);
     } else if config.needs_store() {
         config.use_default_store(store(args)?);

@@ -16,7 +16,7 @@ use std::{
 };
 
 use lars_client::{Client, ClientConfig};
-use lars_service::{LogFormat, Shutdown, init_logging};
+use lars_service::{LogFormat, LogGuard, Shutdown, init_logging};
 use lars_store::{OpenMode, RouteEdit, StoreUrl};
 use tempfile::TempDir;
 
@@ -53,7 +53,7 @@ const REGISTER_TIME_MAX: Duration = Duration::from_secs(30);
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(20);
 
 pub(crate) fn run(args: &DemoArgs, out: &mut Out<'_>) -> Result<(), Failure> {
-    log_quietly();
+    let _last_lines = log_quietly().map_err(Failure::Logging)?;
     let shutdown = Shutdown::on_signals().map_err(Failure::Signals)?;
     let dir = tempfile::Builder::new().prefix("lars-demo-").tempdir().map_err(Failure::DemoSetup)?;
     let url = StoreUrl::Sqlite(dir.path().join("lars.db"));
@@ -65,9 +65,9 @@ pub(crate) fn run(args: &DemoArgs, out: &mut Out<'_>) -> Result<(), Failure> {
 }
 
 /// Log lines of three services would drown the story; `LARS_LOG` brings them back.
-fn log_quietly() {
+fn log_quietly() -> io::Result<LogGuard> {
     let wanted = ["LARS_LOG", "RUST_LOG"].iter().any(|name| env::var_os(name).is_some());
-    init_logging(LogFormat::Text, (!wanted).then_some("off"));
+    init_logging(LogFormat::Text, (!wanted).then_some("off"))
 }
 
 /// The whole play, from the first route to the verdicts.
