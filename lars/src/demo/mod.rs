@@ -44,7 +44,6 @@ const RULES: Rules = Rules {
     contin_err_limit: 15,
     overload_timeout: Duration::from_secs(6),
     callers: CALLERS,
-    caller_ip: Ipv4Addr::LOCALHOST,
 };
 /// Callers of a demo had better wait than fail on a machine that has more to do.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
