@@ -13,7 +13,7 @@ use lars_dns::{Dns, DnsConfig, DnsDaemon};
 use lars_reporter::{Reporter, ReporterConfig, ReporterDaemon};
 use lars_runtime::preflight;
 use lars_service::{ConfigError, Daemon, LoadError, Shutdown};
-use lars_store::{OpenMode, StoreError, StoreUrl};
+use lars_store::{OpenMode, StoreUrl};
 use serde::Deserialize;
 use toml::{Table, Value};
 
@@ -152,7 +152,8 @@ impl Stack {
     pub(crate) fn start(config: StackConfig, shutdown: &Shutdown) -> Result<Option<Self>, Failure> {
         preflight::check()?;
         let StackConfig { dns, reporter, mut agent, said } = config;
-        create(&dns.store, shutdown).map_err(|error| cannot_start("dns", error))?;
+        create("dns", &dns.store, shutdown)?;
+        create("reporter", &reporter.store, shutdown)?;
         let Some(dns) = Dns::start_unless(dns, shutdown).map_err(|error| cannot_start("dns", error))? else {
             return Ok(None);
         };
@@ -188,14 +189,19 @@ impl Stack {
     }
 }
 
-/// lars-dns only reads. A server that is away is waited for.
-fn create(store: &StoreUrl, shutdown: &Shutdown) -> Result<(), StoreError> {
+/// Creates what is missing of the store of `service`, because lars-dns only reads. A server that is away is waited
+/// for.
+fn create(service: &'static str, store: &StoreUrl, shutdown: &Shutdown) -> Result<(), Failure> {
     const PAUSE: Duration = Duration::from_secs(1);
     let mut said = false;
     loop {
         match lars_store::open(store, OpenMode::Create) {
             Ok(_) => return Ok(()),
-            Err(error) if error.is_fatal() || !error.is_retryable() => return Err(error),
+            // It is the configuration that has to change, and the exit status says so.
+            Err(error) if error.is_fatal() => {
+                return Err(ConfigError::new(format!("{service}.store.url"), error.to_string()).into());
+            }
+            Err(error) if !error.is_retryable() => return Err(cannot_start(service, error)),
             Err(error) if !said => {
                 tracing::warn!(%error, "waiting for the store");
                 said = true;

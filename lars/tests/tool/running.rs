@@ -118,6 +118,22 @@ fn a_port_that_is_taken_is_named() {
 }
 
 #[test]
+fn a_database_that_cannot_be_used_is_a_wrong_configuration() {
+    let lars = Lars::new();
+    lars.ok(&["route", "add", "1", "1", "10.0.0.1:80", "--store", "sqlite:good.db"]);
+    lars.file("text.db", &"this is no database ".repeat(100));
+    let check = |[dns, reporter]: [&str; 2], key: &str| {
+        let text =
+            format!("[dns.store]\nurl = \"sqlite:{dns}\"\n[reporter.store]\nurl = \"sqlite:{reporter}\"\n");
+        lars.file("up.toml", &text);
+        let ports = ["--dns-port", "0", "--reporter-port", "0", "--agent-base-port", "0"];
+        lars.fails(&[&["up", "--config", "up.toml"][..], &ports].concat(), 78, &[key, "sqlite:text.db"]);
+    };
+    check(["text.db", "good.db"], "dns.store.url");
+    check(["good.db", "text.db"], "reporter.store.url");
+}
+
+#[test]
 fn the_example_configuration_is_printed_and_valid() {
     let lars = Lars::new();
     let example = lars.ok(&["up", "--example-config"]);
