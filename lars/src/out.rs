@@ -7,6 +7,7 @@ use std::{
     io::{self, BufRead, IsTerminal, Write},
 };
 
+use lars_service::LogGuard;
 use serde::Serialize;
 
 /// The two streams of a command.
@@ -15,6 +16,7 @@ pub(crate) struct Out<'a> {
     notes: &'a mut dyn Write,
     terminal: Terminal,
     note_form: NoteForm,
+    log: Option<LogGuard>,
 }
 
 /// How lines about a command look.
@@ -73,12 +75,17 @@ impl Terminal {
 
 impl<'a> Out<'a> {
     pub(crate) fn new(data: &'a mut dyn Write, notes: &'a mut dyn Write, terminal: Terminal) -> Self {
-        Self { data, notes, terminal, note_form: NoteForm::Text }
+        Self { data, notes, terminal, note_form: NoteForm::Text, log: None }
     }
 
     /// The same, with lines about the command in this form.
     pub(crate) fn with_note_form(self, note_form: NoteForm) -> Self {
         Self { note_form, ..self }
+    }
+
+    /// The log is written until this is dropped: why a command failed may be its last line.
+    pub(crate) fn keep_log(&mut self, log: LogGuard) {
+        self.log = Some(log);
     }
 
     /// For what the command was asked for.

@@ -28,7 +28,7 @@ pub(crate) fn run(args: &UpArgs, out: &mut Out<'_>) -> Result<(), Failure> {
         return Ok(write!(out.data(), "{EXAMPLE}")?);
     }
     // First, so that a wrong configuration is said in the form that is asked for.
-    let _last_lines = init_logging(args.log_format, args.log_filter.as_deref()).map_err(Failure::Logging)?;
+    out.keep_log(init_logging(args.log_format, args.log_filter.as_deref()).map_err(Failure::Logging)?);
     let config = config(args)?;
     if args.check_config {
         writeln!(out.data(), "configuration is valid")?;
