@@ -127,6 +127,7 @@ impl Failure {
             | Self::NoHosts { .. }
             | Self::NoModule { .. } => Exit::NotFound,
             Self::Load(_) | Self::Machine(_) => Exit::Config,
+            Self::Start { source, .. } if lars_service::is_of_machine(&**source) => Exit::Config,
             Self::Interrupted => Exit::Interrupted,
             Self::Output(_)
             | Self::Location(_)

@@ -17,6 +17,7 @@ mod address;
 mod backoff;
 mod counters;
 mod glommio_facts;
+mod limits;
 mod log_throttle;
 mod pool;
 mod shard;

@@ -166,5 +166,31 @@ pub fn with_causes(error: &(dyn Error + 'static)) -> String {
 }
 
 fn exit_status(error: &(dyn Error + Send + Sync + 'static)) -> u8 {
-    if error.is::<PreflightError>() || error.is::<ConfigError>() { EXIT_CONFIG } else { 1 }
+    if is_of_machine(error) || error.is::<ConfigError>() { EXIT_CONFIG } else { 1 }
+}
+
+/// Whether this error, or what caused it, is that the machine cannot run a service; then its exit status is
+/// [`EXIT_CONFIG`].
+#[must_use]
+pub fn is_of_machine(error: &(dyn Error + 'static)) -> bool {
+    error.is::<PreflightError>() || error.source().is_some_and(is_of_machine)
+}
+
+#[cfg(test)]
+mod tests {
+    use lars_runtime::StartError;
+
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error(transparent)]
+    struct Cannot(#[from] StartError);
+
+    #[test]
+    fn what_the_machine_refuses_is_seen_through_the_errors_of_a_service() {
+        let refused = StartError::from(PreflightError::Disabled(2));
+        assert_eq!(exit_status(&Cannot(refused)), EXIT_CONFIG);
+        let other = StartError::Shard { shard: 0, source: io::ErrorKind::OutOfMemory.into() };
+        assert_eq!(exit_status(&Cannot(other)), 1);
+    }
 }

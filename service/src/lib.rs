@@ -29,7 +29,7 @@ mod log_queue;
 mod shutdown;
 
 pub use self::{
-    daemon::{Alias, BoxError, Daemon, EXIT_CONFIG, main, main_from, with_causes},
+    daemon::{Alias, BoxError, Daemon, EXIT_CONFIG, is_of_machine, main, main_from, with_causes},
     error::{ConfigError, LoadError, Place},
     layers::parse,
     log_queue::{LogGuard, dropped_log_lines},

@@ -34,7 +34,7 @@ const POLLING_PATIENCE: Duration = Duration::from_secs(1);
 #[non_exhaustive]
 pub enum StartError {
     /// The kernel does not let this process use io_uring.
-    #[error(transparent)]
+    #[error("{0}")]
     Preflight(#[from] PreflightError),
     /// The store cannot be used as it is configured ([`StoreError::is_fatal`]): a wrong password, a file that is no
     /// database.

@@ -2,6 +2,8 @@
 
 pub mod preflight;
 
+pub(crate) mod executor;
+
 pub(crate) mod event_read;
 
 pub(crate) mod reactor;

@@ -4,7 +4,9 @@
 use std::{fs, io};
 
 use io_uring::{IoUring, Probe, opcode};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use super::executor;
+use crate::limits;
 
 /// Exit status of a program that cannot start because of its surroundings (`EX_CONFIG`).
 pub const EXIT_CODE: u8 = 78;
@@ -32,25 +34,31 @@ pub enum PreflightError {
         /// Which operations, or "io_uring".
         missing: String,
     },
-    /// The limit on locked memory is too low, and the hard limit with it.
+    /// The limit on locked memory is too low, and the hard limit with it. It is one for all programs of a user.
     #[error(
-        "the limit on locked memory is {have} bytes, {MEMLOCK_MIN} are needed: raise it (ulimit -l, LimitMEMLOCK= in systemd, --ulimit memlock= for Docker)"
+        "not enough lockable memory: {shards} shard(s) need {} KiB beside what this user's other programs have locked, and the limit for all of them is {} KiB: raise it (ulimit -l, LimitMEMLOCK= in systemd, --ulimit memlock= for Docker), or start fewer shards",
+        needed.div_ceil(1024), have / 1024
     )]
     Memlock {
-        /// The hard limit.
+        /// The hard limit, in bytes.
         have: u64,
+        /// What these shards need, in bytes.
+        needed: u64,
+        /// How many were to start.
+        shards: usize,
     },
     /// Anything else.
     #[error("io_uring cannot be set up: {0}")]
     Failed(String),
 }
 
-/// Raises the limit on locked memory as far as it goes, and tries io_uring.
+/// Raises the limits on locked memory and open files as far as they go, and tries io_uring.
 ///
 /// # Errors
 /// If io_uring cannot be used; programs then print the error and exit with [`EXIT_CODE`].
 pub fn check() -> Result<(), PreflightError> {
-    check_memlock(raise_memlock())?;
+    limits::raise();
+    check_memlock(limits::locked_bytes_max())?;
     let ring = IoUring::new(8).map_err(|error| explain(&error, io_uring_disabled()))?;
     let mut probe = Probe::new();
     ring.submitter().register_probe(&mut probe).map_err(|error| explain(&error, io_uring_disabled()))?;
@@ -100,11 +108,31 @@ fn check_operations(is_supported: impl Fn(u8) -> bool) -> Result<(), PreflightEr
 }
 
 fn check_memlock(limit: u64) -> Result<(), PreflightError> {
-    if limit < MEMLOCK_MIN { Err(PreflightError::Memlock { have: limit }) } else { Ok(()) }
+    if limit < MEMLOCK_MIN { Err(memlock(limit, 1, 0)) } else { Ok(()) }
+}
+
+/// What it means that the kernel had no memory for one of `shards` shards, whose executors are not all that lock some:
+/// `more_each` does so beside each of them. `None` for other errors.
+pub(crate) fn locked_memory_shortage(
+    error: &io::Error,
+    shards: usize,
+    more_each: u64,
+) -> Option<PreflightError> {
+    let limit = limits::locked_bytes_max();
+    let is_shortage = error.raw_os_error() == Some(libc::ENOMEM) && limit != u64::MAX;
+    is_shortage.then(|| memlock(limit, shards, more_each))
+}
+
+fn memlock(have: u64, shards: usize, more_each: u64) -> PreflightError {
+    let needed = shards as u64 * (executor::locked_bytes() + more_each);
+    PreflightError::Memlock { have, needed: needed.max(MEMLOCK_MIN), shards }
 }
 
 /// What a failed set-up means, given the value of `kernel.io_uring_disabled`, if the kernel has it.
 fn explain(error: &io::Error, disabled: Option<i32>) -> PreflightError {
+    if let Some(shortage) = locked_memory_shortage(error, 1, 0) {
+        return shortage;
+    }
     match (error.raw_os_error(), disabled) {
         (Some(libc::EPERM | libc::EACCES), Some(value)) if value != 0 => PreflightError::Disabled(value),
         (Some(libc::EPERM | libc::EACCES), _) => PreflightError::Blocked,
@@ -112,21 +140,12 @@ fn explain(error: &io::Error, disabled: Option<i32>) -> PreflightError {
         (Some(libc::ENOSYS), Some(_)) => PreflightError::Blocked,
         (Some(libc::ENOSYS), None) => PreflightError::TooOld { missing: "io_uring".into() },
         (Some(libc::EINVAL), _) => PreflightError::TooOld { missing: "probing".into() },
-        (Some(libc::ENOMEM), _) => PreflightError::Failed(
-            "not enough memory, or the limit on locked memory is too low (ulimit -l)".into(),
-        ),
         _ => PreflightError::Failed(error.to_string()),
     }
 }
 
 fn io_uring_disabled() -> Option<i32> {
     fs::read_to_string("/proc/sys/kernel/io_uring_disabled").ok()?.trim().parse().ok()
-}
-
-/// Raises the soft limit to the hard one; returns what it is then.
-fn raise_memlock() -> u64 {
-    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_MEMLOCK) else { return u64::MAX };
-    if soft < hard && setrlimit(Resource::RLIMIT_MEMLOCK, hard, hard).is_ok() { hard } else { soft }
 }
 
 #[cfg(test)]
@@ -147,7 +166,6 @@ mod tests {
         check_text(libc::ENOSYS, Some(0), "seccomp profile");
         check_text(libc::ENOSYS, None, "Linux 5.8+");
         check_text(libc::EINVAL, None, "Linux 5.8+");
-        check_text(libc::ENOMEM, Some(0), "ulimit -l");
         check_text(libc::EMFILE, Some(0), "Too many open files");
     }
 
@@ -164,6 +182,8 @@ mod tests {
     fn too_little_lockable_memory_is_refused() {
         assert_eq!(check_memlock(512 << 10), Ok(()));
         let error = check_memlock(64 << 10).expect_err("glommio wants 512 KiB");
+        assert!(error.to_string().contains("need 512 KiB"), "{error}");
+        assert!(error.to_string().contains("limit for all of them is 64 KiB"), "{error}");
         assert!(error.to_string().contains("LimitMEMLOCK"), "{error}");
     }
 

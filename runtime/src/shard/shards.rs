@@ -10,9 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use glommio::{LocalExecutorBuilder, PoolPlacement};
+use glommio::LocalExecutorBuilder;
 
 use crate::{
+    glommio_facts::executor,
     glommio_facts::preflight::{self, PreflightError},
     glommio_facts::ticker::{TickReceiver, Ticker},
     shard::context::ShardContext,
@@ -21,15 +22,8 @@ use crate::{
     shard::placement::{Placement, allowed_cpus},
     shard::run::{self, Plan},
     shard::timer,
-    tcp::driver::{TcpDriver, TcpDriverError},
+    tcp::driver::{Chosen, TcpDriver, TcpDriverError},
 };
-
-/// Memory for file IO, which shards do not do; glommio's least.
-const IO_MEMORY: usize = 64 << 10;
-/// Requests per submission, not in flight.
-const RING_DEPTH: usize = 1024;
-/// Long, because of the defect that `ticker` describes.
-const PREEMPT_TIMER: Duration = Duration::from_secs(1);
 
 /// How many shards, where, and their bounds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,7 +60,7 @@ impl Default for ShardsConfig {
 #[non_exhaustive]
 pub enum StartError {
     /// The kernel does not let this process use io_uring.
-    #[error(transparent)]
+    #[error("{0}")]
     Preflight(#[from] PreflightError),
     /// The kernel lacks what the chosen driver of connections needs.
     #[error(transparent)]
@@ -79,6 +73,15 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+}
+
+impl StartError {
+    fn of_shard(shard: usize, source: io::Error, shards: usize, driver: Chosen) -> Self {
+        match preflight::locked_memory_shortage(&source, shards, driver.locked_bytes()) {
+            Some(shortage) => shortage.into(),
+            None => Self::Shard { shard, source },
+        }
+    }
 }
 
 /// What a drain came to.
@@ -123,7 +126,7 @@ impl<S: 'static> Shards<S> {
         let receivers: Vec<_> = (0..count).map(|_| Arc::new(TickReceiver::default())).collect();
         let (make, (ready, started)) = (Arc::new(make), flume::unbounded());
 
-        let failed = |shard| move |source| StartError::Shard { shard, source };
+        let failed = move |shard| move |source| StartError::of_shard(shard, source, count, driver);
         let ticker = Ticker::start(&config.name, receivers.clone()).map_err(failed(0))?;
         let mut shards = Self {
             handles: Arc::clone(&handles),
@@ -139,7 +142,7 @@ impl<S: 'static> Shards<S> {
                 // `start` waits for one message per shard; when it has failed it listens no more.
                 let _ = ready.send(result.map_err(failed(index)));
             };
-            let builder = executor_builder(config.placement.cpu(index, &allowed));
+            let builder = executor::builder(config.placement.cpu(index, &allowed));
             let name = format!("{}-shard-{index}", config.name);
             let thread = spawn(name, builder, plan, move |i| make(i), ready);
             shards.threads.push(thread.map_err(failed(index))?);
@@ -298,18 +301,8 @@ fn spawn<S: 'static>(
     make: impl FnOnce(usize) -> S + Send + 'static,
     ready: impl FnOnce(io::Result<()>) + Send + 'static,
 ) -> io::Result<JoinHandle<()>> {
-    thread::Builder::new().name(name).spawn(move || match builder.make() {
+    thread::Builder::new().name(name).spawn(move || match executor::make(builder) {
         Ok(executor) => executor.run(run::run(plan, make, ready)),
-        Err(error) => ready(Err(io::Error::other(error.to_string()))),
+        Err(error) => ready(Err(error)),
     })
-}
-
-fn executor_builder(cpu: Option<usize>) -> LocalExecutorBuilder {
-    let placement = cpu.map_or(glommio::Placement::Unbound, glommio::Placement::Fixed);
-    LocalExecutorBuilder::new(placement)
-        .io_memory(IO_MEMORY)
-        .ring_depth(RING_DEPTH)
-        .preempt_timer(PREEMPT_TIMER)
-        // Shards make no calls that block, and glommio 0.9.0 panics where a thread for them is refused.
-        .blocking_thread_pool_placement(PoolPlacement::Custom(Vec::new()))
 }

@@ -3,13 +3,13 @@
 //! The listener is bound here and not with glommio, whose `bind` always shares the port with a second copy of the
 //! program.
 
-use std::{fmt, fs, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use nix::sys::resource::{Resource, getrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::{
     address::{ListenError, bind},
+    limits,
     shard::shards::Shards,
     tcp::acceptor::Acceptor,
     tcp::connection::Limits,
@@ -84,16 +84,13 @@ impl TcpServerConfig {
 impl TcpServerConfig {
     /// How many connections there may be: as many as configured, or as there are descriptors for. Says so in the log.
     fn connections_possible(&self, service: &str) -> usize {
-        let Ok((limit, _)) = getrlimit(Resource::RLIMIT_NOFILE) else { return self.connections_max };
-        let open = fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
-        let left = usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(open);
-        let possible = connections_for(left, self.descriptors_kept);
+        let possible = connections_for(limits::descriptors_left(), self.descriptors_kept);
         if possible < self.connections_max {
             tracing::warn!(
                 service,
                 configured = self.connections_max,
                 possible,
-                limit,
+                limit = limits::descriptors_max(),
                 "fewer connections than configured: raise the limit on open files (ulimit -n, LimitNOFILE= in systemd)"
             );
         }

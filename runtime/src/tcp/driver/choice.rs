@@ -36,9 +36,27 @@ impl TcpDriver {
     pub(crate) fn choose(self) -> Result<Chosen, TcpDriverError> {
         match self {
             Self::Stream => Ok(Chosen::Stream),
-            Self::Ring => uring::probe().map(|()| Chosen::Uring).map_err(TcpDriverError),
-            Self::Auto if uring::probe().is_ok() => Ok(Chosen::Uring),
+            Self::Ring => probe().map(|()| Chosen::Uring).map_err(TcpDriverError),
+            Self::Auto if probe().is_ok() => Ok(Chosen::Uring),
             Self::Auto => Ok(Chosen::Stream),
+        }
+    }
+}
+
+fn probe() -> io::Result<()> {
+    match uring::probe() {
+        // The kernel has it. Whether there is memory is seen when the shards start.
+        Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => Ok(()),
+        result => result,
+    }
+}
+
+impl Chosen {
+    /// Bytes that the driver has locked on each shard, at most.
+    pub(crate) fn locked_bytes(self) -> u64 {
+        match self {
+            Self::Stream => 0,
+            Self::Uring => uring::locked_bytes(),
         }
     }
 }

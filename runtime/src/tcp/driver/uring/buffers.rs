@@ -34,6 +34,9 @@ pub(super) struct Buffers {
 }
 
 impl Buffers {
+    /// Bytes of the ring that hands them to the kernel.
+    pub(super) const RING_LEN: u64 = (COUNT_MAX * size_of::<BufRingEntry>()) as u64;
+
     /// With as many buffers as there are at the beginning.
     pub(super) fn new(pool: &Pool) -> io::Result<Self> {
         // SAFETY: the layout is not empty.

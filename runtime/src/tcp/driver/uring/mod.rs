@@ -71,6 +71,11 @@ pub(super) fn probe() -> io::Result<()> {
     Uring::new(&Pool::new(usize::MAX), eventfd.as_raw_fd()).map(drop)
 }
 
+/// Bytes that the ring and its provided buffers' ring have locked.
+pub(super) fn locked_bytes() -> u64 {
+    Uring::locked_bytes()
+}
+
 /// All connections of one shard.
 pub(crate) struct UringDriver<S> {
     /// Connections that called.

@@ -20,12 +20,12 @@ use io_uring::{
 use nix::errno::Errno;
 
 use super::buffers::Buffers;
-use crate::{pool::Pool, tcp::connection::SLICES_MAX};
+use crate::{glommio_facts::executor, pool::Pool, tcp::connection::SLICES_MAX};
 
 /// Requests that are submitted with one call; more are submitted with several.
-const SUBMISSIONS: u32 = 512;
+const SUBMISSIONS: u32 = 256;
 /// Completions that are collected with one call; the kernel keeps more.
-const COMPLETIONS: u32 = 4096;
+const COMPLETIONS: u32 = 1024;
 /// Completions that wait to be looked at, at most; the kernel keeps the others.
 const BATCH: usize = 256;
 
@@ -109,6 +109,10 @@ impl Uring {
             in_flight: 0,
             buffers: ManuallyDrop::new(buffers),
         })
+    }
+
+    pub(super) fn locked_bytes() -> u64 {
+        executor::ring_bytes(SUBMISSIONS.into(), COMPLETIONS.into()) + Buffers::RING_LEN
     }
 
     pub(super) fn buffers(&mut self) -> &mut Buffers {
