@@ -100,20 +100,44 @@ impl Inbox {
     }
 }
 
+/// What sends messages.
+pub(super) trait SendMessages {
+    /// Sends from the front of these messages, without waiting; how many.
+    ///
+    /// # Safety
+    /// What the messages point to can be read.
+    unsafe fn send(&mut self, fd: RawFd, messages: &mut [mmsghdr]) -> Result<usize, Errno>;
+}
+
+/// `sendmmsg(2)`.
+pub(super) struct Kernel;
+
+impl SendMessages for Kernel {
+    unsafe fn send(&mut self, fd: RawFd, messages: &mut [mmsghdr]) -> Result<usize, Errno> {
+        let len = messages.len() as c_uint;
+        // SAFETY: the caller vouches for what the messages point to. The kernel only reads that.
+        let sent = unsafe { libc::sendmmsg(fd, messages.as_mut_ptr(), len, libc::MSG_DONTWAIT) };
+        Ok(usize::try_from(Errno::result(sent)?).unwrap_or(0))
+    }
+}
+
 /// Collects up to [`BATCH`] replies and sends them at once.
 ///
 /// Replies to one address that follow each other and are equally long, as a client with many requests under way
 /// gets them, go through the kernel as one datagram that it cuts apart at the end (`UDP_SEGMENT`): with four of
 /// them, half the work.
-pub(super) struct Outbox {
+pub(super) struct Outbox<K = Kernel> {
+    kernel: K,
     replies: Vec<Reply>,
     count: usize,
     /// What is being sent: the messages point into the other two, and to the addresses and bytes of the replies.
     messages: Vec<mmsghdr>,
     iovecs: Vec<iovec>,
     segments: Vec<Segments>,
-    /// Whether the kernel has refused none of the messages that it should cut apart.
+    /// Whether the kernel can cut messages apart, as far as is known.
     joins: bool,
+    /// Replies before this one go singly, because they were refused together.
+    singly_before: usize,
 }
 
 struct Reply {
@@ -157,17 +181,25 @@ pub(super) struct Sent {
 
 impl Outbox {
     pub(super) fn new() -> Self {
+        Self::over(Kernel)
+    }
+}
+
+impl<K: SendMessages> Outbox<K> {
+    fn over(kernel: K) -> Self {
         let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
         // SAFETY: all-zero bytes are a valid `sockaddr_storage`, a plain C struct of integers.
         let name: sockaddr_storage = unsafe { mem::zeroed() };
         let bytes = || Vec::with_capacity(REPLY_LEN_KEPT);
         Self {
+            kernel,
             replies: (0..BATCH).map(|_| Reply { to: nowhere, name, name_len: 0, bytes: bytes() }).collect(),
             count: 0,
             messages: Vec::with_capacity(BATCH),
             iovecs: Vec::with_capacity(BATCH),
             segments: Vec::with_capacity(BATCH),
             joins: true,
+            singly_before: 0,
         }
     }
 
@@ -196,6 +228,7 @@ impl Outbox {
         let count = mem::take(&mut self.count);
         let mut result = Sent::default();
         let mut done = 0;
+        self.singly_before = 0;
         while done < count {
             match self.send(fd, done..count) {
                 Ok(sent) => {
@@ -207,8 +240,12 @@ impl Outbox {
                     result.unsent += count - done;
                     break;
                 }
-                // Not every network device can cut messages apart, with every kernel.
-                Err(_) if self.run_len(done..count) > 1 => self.joins = false,
+                Err(errno) if self.run_len(done..count) > 1 => {
+                    // Not every network device can cut messages apart, with every kernel. Other errors are of one
+                    // of these replies, or of the socket.
+                    self.joins &= !matches!(errno, Errno::EIO | Errno::EOPNOTSUPP);
+                    self.singly_before = done + self.run_len(done..count);
+                }
                 // This one cannot be sent (too long, unreachable); the next may.
                 Err(_) => {
                     result.unsent += 1;
@@ -227,12 +264,8 @@ impl Outbox {
     fn send(&mut self, fd: RawFd, replies: Range<usize>) -> Result<usize, Errno> {
         self.fill_messages(replies);
         // SAFETY: each message points to an address, iovecs and perhaps a control message, and the iovecs to the
-        // bytes of replies; all are in `self` and unchanged since they were filled in. The kernel only reads them.
-        let sent = unsafe {
-            let len = self.messages.len() as c_uint;
-            libc::sendmmsg(fd, self.messages.as_mut_ptr(), len, libc::MSG_DONTWAIT)
-        };
-        let sent = usize::try_from(Errno::result(sent)?).unwrap_or(0);
+        // bytes of replies; all are in `self` and unchanged since they were filled in.
+        let sent = unsafe { self.kernel.send(fd, &mut self.messages)? };
         Ok(self.messages[..sent].iter().map(|message| message.msg_hdr.msg_iovlen).sum())
     }
 
@@ -269,8 +302,9 @@ impl Outbox {
 
     /// How many of these replies, from the front, go in one message.
     fn run_len(&self, replies: Range<usize>) -> usize {
+        let may_join = self.joins && replies.start >= self.singly_before;
         match &self.replies[replies] {
-            [first, others @ ..] if self.joins => {
+            [first, others @ ..] if may_join => {
                 1 + others.iter().take_while(|other| first.joins(other)).count()
             }
             _ => 1,
@@ -333,7 +367,7 @@ fn socket_addr(name: &sockaddr_storage) -> Option<SocketAddr> {
 
 #[cfg(test)]
 mod tests {
-    use std::{net::UdpSocket, os::fd::AsRawFd, time::Duration};
+    use std::{collections::VecDeque, net::UdpSocket, os::fd::AsRawFd, time::Duration};
 
     use lars_testkit::eventually_some;
     use proptest::prelude::*;
@@ -460,18 +494,67 @@ mod tests {
         assert_eq!(runs, [3, 1, 1, 2, 1, 1]);
     }
 
-    #[test]
-    fn joined_replies_that_are_refused_are_tried_singly() {
-        let receiver = UdpSocket::bind("127.0.0.1:0").expect("a socket");
-        let mut outbox = Outbox::new();
-        let nowhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        for to in [nowhere, nowhere, receiver.local_addr().expect("bound")] {
-            outbox.draft().extend(b"reply");
-            outbox.commit(to);
+    /// Notes how many replies each message has, and refuses what it is told to.
+    #[derive(Default)]
+    struct Script {
+        /// Of each call, first to last; `None` and all after them: takes everything.
+        refusals: VecDeque<Option<Errno>>,
+        calls: Vec<Vec<usize>>,
+    }
+
+    impl SendMessages for Script {
+        unsafe fn send(&mut self, _: RawFd, messages: &mut [mmsghdr]) -> Result<usize, Errno> {
+            self.calls.push(messages.iter().map(|message| message.msg_hdr.msg_iovlen).collect());
+            self.refusals.pop_front().flatten().map_or(Ok(messages.len()), Err)
         }
-        let out = UdpSocket::bind("127.0.0.1:0").expect("a socket");
-        assert_eq!(outbox.flush(out.as_raw_fd()), Sent { sent: 1, unsent: 2 });
-        assert!(!outbox.joins);
-        assert_eq!(receiver.recv(&mut [0; 8]).expect("the last"), 5);
+    }
+
+    /// Three replies to one address and two to another, of which one message each is made, where the kernel says this;
+    /// what it is then given, and what came of it.
+    fn check_refusals(refusals: &[Errno], calls: &[&[usize]], expect: Sent) -> Outbox<Script> {
+        let refusals = refusals.iter().copied().map(Some).collect();
+        let mut outbox = Outbox::over(Script { refusals, ..Script::default() });
+        commit_two_runs(&mut outbox);
+        assert_eq!(outbox.flush(-1), expect);
+        assert_eq!(outbox.kernel.calls, calls);
+        outbox.kernel.calls.clear();
+        outbox
+    }
+
+    fn commit_two_runs(outbox: &mut Outbox<Script>) {
+        for port in [1, 1, 1, 2, 2] {
+            outbox.draft().extend(b"reply");
+            outbox.commit(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        }
+    }
+
+    #[test]
+    fn a_run_that_is_refused_goes_singly_and_others_joined() {
+        for errno in [Errno::EINVAL, Errno::EMSGSIZE, Errno::ECONNREFUSED, Errno::EPERM] {
+            let all = Sent { sent: 5, unsent: 0 };
+            let mut outbox = check_refusals(&[errno], &[&[3, 2], &[1, 1, 1, 2]], all);
+            commit_two_runs(&mut outbox);
+            assert_eq!(outbox.flush(-1), all);
+            assert_eq!(outbox.kernel.calls, [[3, 2]], "{errno} was about that run");
+
+            let four = Sent { sent: 4, unsent: 1 };
+            check_refusals(&[errno, errno], &[&[3, 2], &[1, 1, 1, 2], &[1, 1, 2]], four);
+        }
+    }
+
+    #[test]
+    fn nothing_is_joined_where_the_kernel_cannot_cut_it_apart() {
+        for errno in [Errno::EIO, Errno::EOPNOTSUPP] {
+            let all = Sent { sent: 5, unsent: 0 };
+            let mut outbox = check_refusals(&[errno], &[&[3, 2], &[1; 5]], all);
+            commit_two_runs(&mut outbox);
+            assert_eq!(outbox.flush(-1), all);
+            assert_eq!(outbox.kernel.calls, [[1; 5]], "{errno} is for good");
+        }
+    }
+
+    #[test]
+    fn a_full_socket_buffer_drops_what_is_left() {
+        check_refusals(&[Errno::EINTR, Errno::EAGAIN], &[&[3, 2], &[3, 2]], Sent { sent: 0, unsent: 5 });
     }
 }
