@@ -3,11 +3,14 @@
 use std::{
     io,
     net::SocketAddr,
+    ops::RangeInclusive,
     thread,
     time::{Duration, Instant},
 };
 
 use socket2::Socket;
+
+use crate::port_holder::{PortHolder, Transport};
 
 /// How long an address that is in use is waited for. The sockets of a process that was killed stay open until the
 /// kernel has taken its io_uring apart, which it does in the background; whoever restarts it at once meets them.
@@ -19,10 +22,12 @@ const RELEASE_POLL: Duration = Duration::from_millis(20);
 #[non_exhaustive]
 pub enum ListenError {
     /// Another socket has it.
-    #[error("{addr} is in use (is another copy running?)")]
+    #[error("{addr} is in use{holder}")]
     InUse {
         /// The address asked for.
         addr: SocketAddr,
+        /// Whose it is.
+        holder: PortHolder,
     },
     /// Anything else.
     #[error("{addr}: {source}")]
@@ -35,9 +40,15 @@ pub enum ListenError {
 }
 
 impl ListenError {
-    pub(crate) fn new(addr: SocketAddr, source: io::Error) -> Self {
+    /// `addr` is one of those that are `wanted`.
+    pub(crate) fn new(
+        addr: SocketAddr,
+        source: io::Error,
+        transport: Transport,
+        wanted: RangeInclusive<u16>,
+    ) -> Self {
         if source.kind() == io::ErrorKind::AddrInUse {
-            Self::InUse { addr }
+            Self::InUse { addr, holder: PortHolder::find(addr, transport, wanted) }
         } else {
             Self::Failed { addr, source }
         }

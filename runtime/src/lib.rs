@@ -20,6 +20,7 @@ mod glommio_facts;
 mod limits;
 mod log_throttle;
 mod pool;
+mod port_holder;
 mod shard;
 mod tcp;
 mod udp;
@@ -31,6 +32,7 @@ pub use self::{
     glommio_facts::preflight,
     log_throttle::LogThrottle,
     pool::{BUFFER_LEN_MAX, Pool, PoolBuf, PoolExhausted, PoolStats},
+    port_holder::{PortHolder, Program},
     shard::{
         context::ShardContext,
         mailbox::{ShardHandle, Stopped, SubmitError},

@@ -406,7 +406,8 @@ fn a_second_copy_is_told_that_the_port_is_in_use() {
     let error =
         TcpServer::start(&others, TcpServerConfig::new(addr), handlers()).expect_err("the port is taken");
     assert!(matches!(error, ListenError::InUse { .. }));
-    assert_eq!(error.to_string(), format!("{addr} is in use (is another copy running?)"));
+    // Whose it is, is not always found in a table that changes meanwhile.
+    assert!(error.to_string().starts_with(&format!("{addr} is in use")), "{error}");
     drop(first);
     TcpServer::start(&others, TcpServerConfig::new(addr), handlers()).expect("stopping frees the port");
 }

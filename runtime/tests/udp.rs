@@ -238,7 +238,8 @@ fn a_second_copy_is_told_that_the_port_is_in_use() {
     let addr = first.local_addrs()[0];
     let error = UdpSockets::bind(&[addr]).expect_err("the port is taken");
     assert!(matches!(error, ListenError::InUse { .. }));
-    assert_eq!(error.to_string(), format!("{addr} is in use (is another copy running?)"));
+    // Whose it is, is not always found in a table that changes meanwhile.
+    assert!(error.to_string().starts_with(&format!("{addr} is in use")), "{error}");
 }
 
 #[test]

@@ -10,6 +10,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::{
     address::{ListenError, bind},
     limits,
+    port_holder::Transport,
     shard::shards::Shards,
     tcp::acceptor::Acceptor,
     tcp::connection::Limits,
@@ -119,7 +120,8 @@ impl TcpServer {
         config: TcpServerConfig,
         handlers: Handlers<S>,
     ) -> Result<Self, ListenError> {
-        let failed = |source| ListenError::new(config.listen, source);
+        let port = config.listen.port();
+        let failed = |source| ListenError::new(config.listen, source, Transport::Tcp, port..=port);
         let socket = listen(config.listen).map_err(failed)?;
         let local_addr = local_addr(&socket).map_err(failed)?;
         let service =

@@ -13,7 +13,10 @@ use std::{
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::address::{self, ListenError};
+use crate::{
+    address::{self, ListenError},
+    port_holder::Transport,
+};
 
 /// Asked for, so that bursts survive a busy shard; the kernel gives what `net.core.rmem_max` allows.
 const RECEIVE_BUFFER_LEN: usize = 4 << 20;
@@ -37,7 +40,10 @@ impl UdpSockets {
     /// # Errors
     /// If an address cannot be had; [`ListenError::InUse`] if another socket has it.
     pub fn bind(addrs: &[SocketAddr]) -> Result<Self, ListenError> {
-        let bind = |addr: &SocketAddr| bind(*addr).map_err(|source| ListenError::new(*addr, source));
+        let ports = || addrs.iter().map(SocketAddr::port);
+        let wanted = || ports().min().unwrap_or(0)..=ports().max().unwrap_or(0);
+        let failed = |addr| move |source| ListenError::new(addr, source, Transport::Udp, wanted());
+        let bind = |addr: &SocketAddr| bind(*addr).map_err(failed(*addr));
         Ok(Self { sockets: addrs.iter().map(bind).collect::<Result<_, _>>()? })
     }
 
