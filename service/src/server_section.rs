@@ -10,6 +10,9 @@ use crate::ConfigError;
 /// More shards than this is a typing error, not a machine.
 const SHARDS_MAX: usize = 1_024;
 
+/// A day. More is a typing error.
+const FRAME_TIMEOUT_MS_MAX: u64 = 24 * 3_600 * 1_000;
+
 /// Where a TCP service listens, and what it lets its peers do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -20,8 +23,12 @@ pub struct ServerSection {
     pub shards: usize,
     /// Connections at a time; one more is closed at once.
     pub max_connections: usize,
+    /// Connections at a time from one address; 0: no bound but `max_connections`.
+    pub max_connections_per_peer: usize,
     /// A connection on which nothing came for so long is closed; 0: never.
     pub idle_timeout_ms: u64,
+    /// A connection is closed that takes longer from the first byte of a message to its last; 1 to a day.
+    pub frame_timeout_ms: u64,
     /// What moves the bytes of connections.
     pub tcp_driver: TcpDriver,
 }
@@ -34,7 +41,9 @@ impl ServerSection {
             listen: listen.to_owned(),
             shards: 0,
             max_connections: 100_000,
+            max_connections_per_peer: 0,
             idle_timeout_ms: 0,
+            frame_timeout_ms: 30_000,
             tcp_driver: TcpDriver::default(),
         }
     }
@@ -57,7 +66,14 @@ impl ServerSection {
         if self.max_connections == 0 {
             return wrong("max_connections", "0 would let nobody connect".to_owned());
         }
+        if !(1..=FRAME_TIMEOUT_MS_MAX).contains(&self.frame_timeout_ms) {
+            let problem = format!("{} is not in 1..={FRAME_TIMEOUT_MS_MAX}", self.frame_timeout_ms);
+            return wrong("frame_timeout_ms", problem);
+        }
         let mut config = TcpServerConfig::new(listen);
+        config.connections_per_peer_max =
+            (self.max_connections_per_peer > 0).then_some(self.max_connections_per_peer);
+        config.frame_timeout = Duration::from_millis(self.frame_timeout_ms);
         config.connections_max = self.max_connections;
         config.idle_timeout = (self.idle_timeout_ms > 0).then(|| Duration::from_millis(self.idle_timeout_ms));
         let shards = if self.shards == 0 { processors() } else { self.shards };
@@ -78,6 +94,9 @@ mod tests {
         let (config, shards, tcp_driver) = ServerSection::new("0.0.0.0:7778").validate().unwrap();
         assert_eq!(config.listen, "0.0.0.0:7778".parse().unwrap());
         assert_eq!((config.connections_max, config.idle_timeout), (100_000, None));
+        assert_eq!((config.connections_per_peer_max, config.frame_timeout.as_secs()), (None, 30));
+        let section = ServerSection { max_connections_per_peer: 7, ..ServerSection::new("0.0.0.0:7778") };
+        assert_eq!(section.validate().unwrap().0.connections_per_peer_max, Some(7));
         assert!(shards >= 1);
         assert_eq!(tcp_driver, TcpDriver::Auto);
     }
@@ -88,6 +107,8 @@ mod tests {
         let check = |section: ServerSection, key: &str| assert_eq!(section.validate().unwrap_err().key, key);
         check(ServerSection { listen: "7778".into(), ..good.clone() }, "server.listen");
         check(ServerSection { shards: 1_025, ..good.clone() }, "server.shards");
-        check(ServerSection { max_connections: 0, ..good }, "server.max_connections");
+        check(ServerSection { max_connections: 0, ..good.clone() }, "server.max_connections");
+        check(ServerSection { frame_timeout_ms: 0, ..good.clone() }, "server.frame_timeout_ms");
+        check(ServerSection { frame_timeout_ms: u64::MAX, ..good }, "server.frame_timeout_ms");
     }
 }
