@@ -193,8 +193,8 @@ fn open_to_write(url: &StoreUrl) -> Result<Box<dyn Store>, StoreError> {
 
 fn say_failure(store: &StoreUrl, error: &StoreError, unsaid: u64) {
     if error.is_fatal() {
-        tracing::error!(%store, %error, unsaid, "the database refuses call status; it is kept and retried");
+        tracing::error!(%store, %error, failures_not_logged = unsaid, "the database refuses call status; it is kept and retried");
     } else {
-        tracing::warn!(%store, %error, unsaid, "cannot write call status; it is kept and retried");
+        tracing::warn!(%store, %error, failures_not_logged = unsaid, "cannot write call status; it is kept and retried");
     }
 }
