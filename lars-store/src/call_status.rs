@@ -15,7 +15,7 @@ pub trait CallStatusStore {
     /// Whether rows can be written: by this account, to a database that takes writes. Writes none.
     fn check_upsert(&mut self) -> Result<(), StoreError>;
 
-    /// One step of deleting the rows whose `ts` is older than `oldest_ts`. It reads the next [`EXPIRY_STEP_ROWS`]
+    /// One step of deleting the rows whose `ts` is older than `oldest_ts`. It reads the next `EXPIRY_STEP_ROWS`
     /// after `cursor` in the order of the key, for an existing table has no index by age, and deletes the old ones
     /// among them, so that no lock is held for long. With several writers, one at a time has the turn, from its
     /// first step to its last.

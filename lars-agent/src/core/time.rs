@@ -1,4 +1,4 @@
-//! [`Moment`]: the clock reading that callers pass in; [`Pause`]: the wait before something is tried again.
+//! [`Moment`]: the clock reading that callers pass in; `Pause`: the wait before something is tried again.
 
 use std::{ops::Add, time::Duration};
 
