@@ -1,7 +1,7 @@
 //! The agent of Lars, one per machine: it tells local programs which host to call next, and learns from
 //! their reports which hosts fare well.
 //!
-//! * [`core`]: what it decides, without IO: the balancing policy, the tables of modules, when to ask
+//! * [`core`]: what it decides, without IO: the balancer, the tables of modules, when to ask
 //!   lars-dns, when to tell lars-reporter.
 //! * `shell`: the UDP sockets, the two links, the shards.
 //! * [`Agent`]: the agent, started and stopped; [`run`]: until it is told to end; [`AgentDaemon`]: as a

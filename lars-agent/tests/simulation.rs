@@ -7,11 +7,9 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    env,
     net::{Ipv4Addr, SocketAddr},
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use fastrand::Rng;
@@ -28,6 +26,7 @@ use lars_proto::{
     HostAddr, ModuleId,
     messages::{GetRouteResponse, HostInfo, ReportStatusRequest},
 };
+use lars_testkit::run_seeds;
 
 const STEPS: usize = 3_000;
 /// Seeds are tried until so much time has passed; at least one is.
@@ -518,31 +517,19 @@ impl World {
     }
 }
 
-fn run(seed: u64) {
-    let mut world = World::new(seed);
-    let mut step = 0;
-    let outcome = catch_unwind(AssertUnwindSafe(|| {
-        while step < STEPS {
-            world.step();
-            step += 1;
-        }
-        world.calm_down();
-    }));
-    // What went wrong was said when it did.
-    assert!(outcome.is_ok(), "seed {seed} failed at step {step}; to replay: LARS_SIM_SEED={seed}");
-}
-
 #[test]
 fn all_sides_agree_in_the_end() {
-    if let Ok(seed) = env::var("LARS_SIM_SEED") {
-        return run(seed.parse().expect("LARS_SIM_SEED is a number"));
-    }
-    let start = Instant::now();
     let mut seeds = Rng::new();
-    loop {
-        run(seeds.u64(..));
-        if start.elapsed() > BUDGET {
-            break;
-        }
-    }
+    run_seeds(
+        BUDGET,
+        || seeds.u64(..),
+        |seed, step| {
+            let mut world = World::new(seed);
+            while *step < STEPS {
+                world.step();
+                *step += 1;
+            }
+            world.calm_down();
+        },
+    );
 }

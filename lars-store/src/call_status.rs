@@ -25,7 +25,8 @@ pub trait CallStatusStore {
     fn call_status(&mut self, module: Option<ModuleId>) -> Result<Vec<CallStatus>, StoreError>;
 }
 
-/// How far the `ts` of a row may be ahead, in seconds, before any other is better.
+/// How far the `ts` of a row may be ahead, in seconds, before any other is better. Who writes rows sends none that is
+/// further ahead.
 pub const TS_AHEAD_MAX: u64 = 60;
 
 /// The rows that one step of [`CallStatusStore::expire_step`] looks at.

@@ -146,6 +146,7 @@ const VALUES_FOR_CORES: &[&str] = &[
     "lars_runtime::Backoff",
     "lars_runtime::counters",
     "lars_store::{RouteChange, RoutePosition}",
+    "lars_store::TS_AHEAD_MAX",
     "lars_store::RouteChange",
 ];
 

@@ -5,7 +5,7 @@
 //! [`Table::poll_interest`], call counts for the reporter out of [`Table::poll_statistics`].
 //!
 //! A module is either *without hosts* (not answered yet, or known to be empty) or *with hosts*, in which
-//! case a policy balances them. One moment per module, `ask_at`, says from when on a lookup asks lars-dns:
+//! case a balancer has them. One moment per module, `ask_at`, says from when on a lookup asks lars-dns:
 //! at once for a new module, [`ASK_AGAIN_INTERVAL`] after a question (answers get lost), `update_timeout`
 //! after an answer. So no module stays without an answer for ever, and none is asked for at every lookup.
 //!
@@ -401,7 +401,7 @@ impl Table {
         has_room
     }
 
-    /// Counts what a policy brought about, and sees to it that the reporter learns of it.
+    /// Counts what the balancer brought about, and sees to it that the reporter learns of it.
     fn note(&mut self, key: usize, effects: Effects, now: Moment) {
         self.stats.probes += u64::from(effects.probed);
         self.stats.ejections_spared += u64::from(effects.spared);

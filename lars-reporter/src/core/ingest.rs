@@ -7,12 +7,7 @@ use lars_proto::{
     frame::BODY_LEN_MAX,
     messages::{HostCallResult, HostInfo, ReportStatusRequest},
 };
-
-/// How far an agent's clock may be ahead of ours, in seconds. A row never goes back to an older `ts`, so one
-/// time stamp from the far future would keep its row from changing for ever: such a stamp is cut to this.
-/// Cut and not replaced by our own time, because then a clock that drifts across the limit would still
-/// never go back.
-pub const TS_AHEAD_MAX: u64 = 60;
+use lars_store::TS_AHEAD_MAX;
 
 /// The most rows a message can hold: a valid result takes at least four bytes (tag and length of the result,
 /// tag and value of its port).
@@ -42,7 +37,9 @@ pub fn rows(message: &ReportStatusRequest, now: u64) -> Ingest {
     Ingest { rows, invalid, ts_corrected: ts != sent }
 }
 
-/// A missing `ts` (0) means now.
+/// A missing `ts` (0) means now. An agent's clock may be ahead of ours by [`TS_AHEAD_MAX`]: a row never goes back to an
+/// older `ts`, so one from the far future would keep its row from changing. It is cut to that and not replaced by our
+/// own time, because then a clock that drifts across the limit would still never go back.
 fn corrected_ts(sent: u64, now: u64) -> u64 {
     if sent == 0 { now } else { sent.min(now.saturating_add(TS_AHEAD_MAX)) }
 }

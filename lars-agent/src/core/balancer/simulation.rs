@@ -4,13 +4,10 @@
 //!
 //! A failure prints its seed; `LARS_SIM_SEED=<seed>` runs that seed alone.
 
-use std::{
-    env,
-    panic::{AssertUnwindSafe, catch_unwind},
-    time::{Duration, Instant},
-};
+use std::time::Duration;
 
 use fastrand::Rng;
+use lars_testkit::run_seeds;
 
 use super::{
     BalancerParams, Batch, Health, Limits, Outcome, Pick,
@@ -139,31 +136,19 @@ impl World {
     }
 }
 
-fn run(seed: u64) {
-    let mut world = World::new(seed);
-    let mut step = 0;
-    let outcome = catch_unwind(AssertUnwindSafe(|| {
-        while step < STEPS {
-            world.step();
-            step += 1;
-        }
-        world.get_well();
-    }));
-    // What went wrong was said when it did.
-    assert!(outcome.is_ok(), "seed {seed} failed at step {step}; to replay: LARS_SIM_SEED={seed}");
-}
-
 #[test]
 fn one_module_in_the_long_run() {
-    if let Ok(seed) = env::var("LARS_SIM_SEED") {
-        return run(seed.parse().expect("LARS_SIM_SEED is a number"));
-    }
-    let start = Instant::now();
     let mut seeds = Rng::new();
-    loop {
-        run(seeds.u64(..));
-        if start.elapsed() > BUDGET {
-            break;
-        }
-    }
+    run_seeds(
+        BUDGET,
+        || seeds.u64(..),
+        |seed, step| {
+            let mut world = World::new(seed);
+            while *step < STEPS {
+                world.step();
+                *step += 1;
+            }
+            world.get_well();
+        },
+    );
 }
