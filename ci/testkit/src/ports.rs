@@ -2,8 +2,9 @@
 
 use std::{
     collections::hash_map::RandomState,
+    fs,
     hash::{BuildHasher, Hasher},
-    net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
+    net::{Ipv4Addr, SocketAddr},
     os::{
         linux::net::SocketAddrExt,
         unix::net::{self as unix, UnixListener},
@@ -43,8 +44,22 @@ pub fn reserved_addr() -> SocketAddr {
 fn reserved(port: u16) -> Option<UnixListener> {
     let name = unix::SocketAddr::from_abstract_name(format!("lars-test-port-{port}")).ok()?;
     let name = UnixListener::bind_addr(&name).ok()?;
-    let addr = (Ipv4Addr::LOCALHOST, port);
-    (TcpListener::bind(addr).is_ok() && UdpSocket::bind(addr).is_ok()).then_some(name)
+    (!is_taken(port)).then_some(name)
+}
+
+/// Whether any socket of this machine has the local port, as the kernel's tables say. Binding it to find out would take
+/// it for a moment longer than the attempt: a program that another thread starts just then inherits the socket until
+/// its `exec`, and whoever the port is given to finds it in use.
+fn is_taken(port: u16) -> bool {
+    let local_port = format!(":{port:04X}");
+    ["tcp", "tcp6", "udp", "udp6"].iter().any(|table| {
+        // A kernel without IPv6 has no table of it.
+        let table = fs::read_to_string(format!("/proc/net/{table}")).unwrap_or_default();
+        table
+            .lines()
+            .skip(1)
+            .any(|line| line.split_whitespace().nth(1).is_some_and(|addr| addr.ends_with(&local_port)))
+    })
 }
 
 fn random() -> u16 {
@@ -53,7 +68,10 @@ fn random() -> u16 {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::{
+        collections::BTreeSet,
+        net::{TcpListener, UdpSocket},
+    };
 
     use super::*;
 
@@ -68,5 +86,13 @@ mod tests {
                 drop(TcpListener::bind((Ipv4Addr::LOCALHOST, port)).expect("nobody listens"));
             }
         }
+    }
+
+    #[test]
+    fn ports_that_somebody_listens_on_are_taken() {
+        let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        assert!(is_taken(tcp.local_addr().expect("bound").port()));
+        assert!(is_taken(udp.local_addr().expect("bound").port()));
     }
 }
