@@ -104,6 +104,51 @@ pub struct Forget {
     #[prost(int32, tag = "2")]
     pub cmdid: i32,
 }
+/// All that the agent is subscribed to on this connection, as it knows it. Routes are summed up as `digest.rs` says.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SubscriptionDigest {
+    #[prost(uint32, tag = "1")]
+    pub count: u32,
+    #[prost(fixed64, tag = "2")]
+    pub sum: u64,
+}
+/// What lars-dns makes of that, from the routes that it serves.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SubscriptionDigestAnswer {
+    #[prost(bool, tag = "1")]
+    pub differs: bool,
+    /// What lars-dns has, where that differs.
+    #[prost(uint32, tag = "2")]
+    pub count: u32,
+    #[prost(fixed64, tag = "3")]
+    pub sum: u64,
+}
+/// The same in 256 buckets, after a digest that differed.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BucketSums {
+    /// Buckets before this one are not asked about ...
+    #[prost(uint32, tag = "1")]
+    pub first: u32,
+    /// ... and these are the sums of the others, up to the last.
+    #[prost(fixed64, repeated, tag = "2")]
+    pub sums: ::prost::alloc::vec::Vec<u64>,
+}
+/// What lars-dns has in the buckets that differ.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BucketSumsAnswer {
+    /// Buckets from this one on were not looked at, because there is much to say: they are to be asked about next.
+    #[prost(uint32, tag = "1")]
+    pub end: u32,
+    /// Those before it that differ, a byte each.
+    #[prost(bytes = "vec", tag = "2")]
+    pub buckets: ::prost::alloc::vec::Vec<u8>,
+    /// Every module in them that the agent is subscribed to: modid in the upper, cmdid in the lower half ...
+    #[prost(fixed64, repeated, tag = "3")]
+    pub modules: ::prost::alloc::vec::Vec<u64>,
+    /// ... and the hash of its route, in the same order.
+    #[prost(fixed64, repeated, tag = "4")]
+    pub hashes: ::prost::alloc::vec::Vec<u64>,
+}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum MessageId {
@@ -119,6 +164,11 @@ pub enum MessageId {
     ReportRequest = 6,
     ApiGetRouteRequest = 7,
     ApiGetRouteResponse = 8,
+    /// Agent <-> lars-dns, TCP; only where both have announced themselves (peer_version). Each is answered by the next.
+    SubscriptionDigest = 100,
+    SubscriptionDigestAnswer = 101,
+    BucketSums = 102,
+    BucketSumsAnswer = 103,
     /// Agent -> lars-dns, TCP, never answered; only to a server that announced itself (peer_version).
     Forget = 104,
 }
@@ -138,6 +188,10 @@ impl MessageId {
             Self::ReportRequest => "MESSAGE_ID_REPORT_REQUEST",
             Self::ApiGetRouteRequest => "MESSAGE_ID_API_GET_ROUTE_REQUEST",
             Self::ApiGetRouteResponse => "MESSAGE_ID_API_GET_ROUTE_RESPONSE",
+            Self::SubscriptionDigest => "MESSAGE_ID_SUBSCRIPTION_DIGEST",
+            Self::SubscriptionDigestAnswer => "MESSAGE_ID_SUBSCRIPTION_DIGEST_ANSWER",
+            Self::BucketSums => "MESSAGE_ID_BUCKET_SUMS",
+            Self::BucketSumsAnswer => "MESSAGE_ID_BUCKET_SUMS_ANSWER",
             Self::Forget => "MESSAGE_ID_FORGET",
         }
     }
@@ -153,6 +207,12 @@ impl MessageId {
             "MESSAGE_ID_REPORT_REQUEST" => Some(Self::ReportRequest),
             "MESSAGE_ID_API_GET_ROUTE_REQUEST" => Some(Self::ApiGetRouteRequest),
             "MESSAGE_ID_API_GET_ROUTE_RESPONSE" => Some(Self::ApiGetRouteResponse),
+            "MESSAGE_ID_SUBSCRIPTION_DIGEST" => Some(Self::SubscriptionDigest),
+            "MESSAGE_ID_SUBSCRIPTION_DIGEST_ANSWER" => {
+                Some(Self::SubscriptionDigestAnswer)
+            }
+            "MESSAGE_ID_BUCKET_SUMS" => Some(Self::BucketSums),
+            "MESSAGE_ID_BUCKET_SUMS_ANSWER" => Some(Self::BucketSumsAnswer),
             "MESSAGE_ID_FORGET" => Some(Self::Forget),
             _ => None,
         }

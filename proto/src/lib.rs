@@ -10,6 +10,7 @@
 //! * [`messages`]: the protobuf messages, generated from `lars.proto`.
 //! * [`lookup`]: those of a lookup, by hand and faster.
 //! * [`route`]: route responses of any size, cut to what fits a frame.
+//! * [`digest`]: sums by which agent and lars-dns find out whether they agree.
 
 #![warn(missing_docs)]
 #![forbid(unsafe_code)]
@@ -19,6 +20,7 @@ mod endpoint;
 mod host;
 mod module;
 
+pub mod digest;
 pub mod frame;
 pub mod lookup;
 pub mod messages;

@@ -7,8 +7,8 @@ use bolero::check;
 use lars_proto::{
     HostAddr, frame, lookup,
     messages::{
-        GetHostRequest, GetHostResponse, GetRouteRequest, GetRouteResponse, HostInfo, ReportRequest,
-        ReportStatusRequest,
+        BucketSums, BucketSumsAnswer, GetHostRequest, GetHostResponse, GetRouteRequest, GetRouteResponse,
+        HostInfo, ReportRequest, ReportStatusRequest, SubscriptionDigest, SubscriptionDigestAnswer,
     },
 };
 use prost::Message;
@@ -37,6 +37,10 @@ fuzz_messages! {
     get_host_request: GetHostRequest,
     get_host_response: GetHostResponse,
     report_request: ReportRequest,
+    subscription_digest: SubscriptionDigest,
+    subscription_digest_answer: SubscriptionDigestAnswer,
+    bucket_sums: BucketSums,
+    bucket_sums_answer: BucketSumsAnswer,
 }
 
 #[test]

@@ -5,7 +5,10 @@ use std::{fmt::Debug, net::Ipv4Addr};
 
 use lars_proto::{
     HostAddr, ModuleId, frame,
-    messages::{GetHostRequest, GetHostResponse, GetRouteRequest, GetRouteResponse, MessageId, RetCode},
+    messages::{
+        BucketSums, BucketSumsAnswer, GetHostRequest, GetHostResponse, GetRouteRequest, GetRouteResponse,
+        MessageId, RetCode, SubscriptionDigest, SubscriptionDigestAnswer,
+    },
     route::{self, RouteReply},
 };
 use prost::Message;
@@ -99,6 +102,26 @@ fn module_zero_zero_is_an_empty_body() {
         "01000000 00000000",
         MessageId::GetRouteRequest,
         &GetRouteRequest { modid: 0, cmdid: 0, ..Default::default() },
+    );
+}
+
+/// No C++ program knows these; agents and servers of different builds must agree on them.
+#[test]
+fn the_messages_of_a_digest() {
+    let digest = SubscriptionDigest { count: 2, sum: 3 };
+    check("64000000 0b000000 0802 110300000000000000", MessageId::SubscriptionDigest, &digest);
+    let same = SubscriptionDigestAnswer::default();
+    check("65000000 00000000", MessageId::SubscriptionDigestAnswer, &same);
+    let differs = SubscriptionDigestAnswer { differs: true, count: 1, sum: 4 };
+    check("65000000 0d000000 0801 1001 190400000000000000", MessageId::SubscriptionDigestAnswer, &differs);
+    let sums = BucketSums { first: 254, sums: vec![5, 6] };
+    check("66000000 15000000 08fe01 1210 0500000000000000 0600000000000000", MessageId::BucketSums, &sums);
+    let module = 0x0000_0001_ffff_fffe;
+    let held = BucketSumsAnswer { end: 256, buckets: vec![254], modules: vec![module], hashes: vec![7] };
+    check(
+        "67000000 1a000000 088002 1201fe 1a08feffffff01000000 22080700000000000000",
+        MessageId::BucketSumsAnswer,
+        &held,
     );
 }
 

@@ -10,6 +10,7 @@ use lars_proto::{HostAddr, ModuleId};
 mod balancer;
 mod client;
 mod codec;
+mod digest;
 mod pool;
 mod reporter;
 mod routes;
@@ -41,7 +42,7 @@ criterion_group!(
     name = cores;
     config = settings();
     targets = codec::frames, codec::messages, codec::lookups, codec::routes, balancer::picks, balancer::calls, balancer::tables,
-        routes::build, routes::compare, routes::change, routes::encode, subscriptions::publish, pool::take,
+        routes::build, routes::compare, routes::change, routes::encode, subscriptions::publish, digest::hash, digest::answer, pool::take,
         pool::append, reporter::rows, reporter::coalesce, client::questions, client::answers
 );
 criterion_main!(cores);

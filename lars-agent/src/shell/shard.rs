@@ -265,6 +265,10 @@ fn decode(datagram: &[u8]) -> Result<Request, Refusal> {
         | MessageId::GetRouteResponse
         | MessageId::ReportStatusRequest
         | MessageId::Forget
+        | MessageId::SubscriptionDigest
+        | MessageId::SubscriptionDigestAnswer
+        | MessageId::BucketSums
+        | MessageId::BucketSumsAnswer
         | MessageId::GetHostResponse
         | MessageId::ApiGetRouteResponse => Err(Refusal::MessageId),
     }

@@ -1,6 +1,7 @@
 //! What lars-dns decides, without IO: no clock, no socket, no thread, no store.
 
 pub mod change_log;
+pub mod digest;
 pub mod push;
 pub mod snapshot;
 pub mod subscriptions;

@@ -34,6 +34,16 @@ impl Push {
     }
 }
 
+/// How many hosts of a route are sent; those behind them do not fit a frame.
+#[must_use]
+pub fn hosts_that_fit(module: ModuleId, hosts: &[HostAddr]) -> usize {
+    if hosts.len() <= HOSTS_ALWAYS_FIT {
+        return hosts.len();
+    }
+    // Such routes are so rare that it may take as long as sending it.
+    hosts.len() - Push::encode(module, hosts, &mut Vec::new()).hosts_cut
+}
+
 /// The modules of `snapshot` whose hosts do not all fit a frame, and how many of them do not.
 pub fn cut_routes(snapshot: &Snapshot) -> impl Iterator<Item = (ModuleId, usize)> {
     let mut scratch = Vec::new();

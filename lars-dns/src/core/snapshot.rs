@@ -6,15 +6,21 @@
 //! that happens, and the cost of a change follows the size of the change.
 //!
 //! Hosts of a module are sorted and distinct: two routes are equal exactly if they have the same hosts.
+//!
+//! Each module's route has its [hash](lars_proto::digest), made when the snapshot is: it says what agents are sent, so
+//! hosts that do not fit a frame are not in it.
 
 use std::{
     collections::BTreeMap,
     fmt,
     iter::{self, Peekable},
+    num::NonZeroU64,
     sync::Arc,
 };
 
-use lars_proto::{HostAddr, ModuleId};
+use lars_proto::{HostAddr, ModuleId, digest};
+
+use super::push;
 
 /// Modules an overlay may hold. The change that goes over it pays for a new base, so the price of copying
 /// the overlay with each change stays bounded however rarely the whole table is reloaded.
@@ -28,7 +34,7 @@ type Key = (u32, u32);
 pub struct Snapshot {
     base: Arc<Base>,
     /// What stands in place of the base's entry; an empty list for a module that is gone.
-    overlay: BTreeMap<Key, Arc<[HostAddr]>>,
+    overlay: BTreeMap<Key, Changed>,
     modules: usize,
     hosts: usize,
 }
@@ -39,9 +45,17 @@ impl Snapshot {
     pub fn hosts(&self, module: ModuleId) -> &[HostAddr] {
         let key = module.to_unsigned();
         match self.overlay.get(&key) {
-            Some(hosts) => hosts,
+            Some(changed) => &changed.hosts,
             None => self.base.hosts(key),
         }
+    }
+
+    /// The hash of what an agent that asks for `module` is sent.
+    #[must_use]
+    pub fn route_hash(&self, module: ModuleId) -> NonZeroU64 {
+        let key = module.to_unsigned();
+        let changed = self.overlay.get(&key).map(|changed| changed.hash);
+        changed.or_else(|| self.base.hash(key)).unwrap_or_else(|| digest::route_hash(module, []))
     }
 
     /// Modules that have hosts.
@@ -64,7 +78,7 @@ impl Snapshot {
 
     /// Every module that has hosts, with them, in the order of SQL.
     pub fn iter(&self) -> impl Iterator<Item = (ModuleId, &[HostAddr])> {
-        let overlay = self.overlay.iter().map(|(&key, hosts)| (key, &**hosts));
+        let overlay = self.overlay.iter().map(|(&key, changed)| (key, &*changed.hosts));
         merge(self.base.iter(), overlay)
             .map(|(key, base, overlay)| (module(key), overlay.or(base).unwrap_or_default()))
             .filter(|(_, hosts)| !hosts.is_empty())
@@ -108,7 +122,7 @@ impl Snapshot {
         if self.base.hosts(key) == hosts {
             self.overlay.remove(&key);
         } else {
-            self.overlay.insert(key, hosts.into());
+            self.overlay.insert(key, Changed { hosts: hosts.into(), hash: hash(key, hosts) });
         }
     }
 
@@ -190,6 +204,7 @@ impl SnapshotBuilder {
         }
         self.base.runs.shrink_to_fit();
         self.base.hosts.shrink_to_fit();
+        self.base.make_hashes();
         let (modules, hosts) = (self.base.runs.len(), self.base.hosts.len());
         let snapshot = Snapshot { base: Arc::new(self.base), overlay: BTreeMap::new(), modules, hosts };
         snapshot.check_invariants();
@@ -206,6 +221,13 @@ impl SnapshotBuilder {
     }
 }
 
+/// A module in the overlay.
+#[derive(Clone)]
+struct Changed {
+    hosts: Arc<[HostAddr]>,
+    hash: NonZeroU64,
+}
+
 /// The sorted table: one run of hosts per module.
 #[derive(Debug, Default)]
 struct Base {
@@ -218,6 +240,8 @@ struct Base {
 struct Run {
     key: Key,
     end: usize,
+    /// None while the table is being built.
+    hash: Option<NonZeroU64>,
 }
 
 impl Base {
@@ -226,12 +250,24 @@ impl Base {
         let end = self.hosts.len();
         match self.runs.last_mut() {
             Some(run) if run.key == key => run.end = end,
-            _ => self.runs.push(Run { key, end }),
+            _ => self.runs.push(Run { key, end, hash: None }),
         }
     }
 
     fn hosts(&self, key: Key) -> &[HostAddr] {
         self.runs.binary_search_by_key(&key, |run| run.key).map_or(&[], |at| self.run(at))
+    }
+
+    fn hash(&self, key: Key) -> Option<NonZeroU64> {
+        self.runs.binary_search_by_key(&key, |run| run.key).ok().and_then(|at| self.runs[at].hash)
+    }
+
+    fn make_hashes(&mut self) {
+        let mut start = 0;
+        for run in &mut self.runs {
+            run.hash = Some(hash(run.key, &self.hosts[start..run.end]));
+            start = run.end;
+        }
     }
 
     fn run(&self, at: usize) -> &[HostAddr] {
@@ -246,6 +282,12 @@ impl Base {
 
 fn module((modid, cmdid): Key) -> ModuleId {
     ModuleId::from_unsigned(modid, cmdid)
+}
+
+/// The hash of a route as agents get it.
+fn hash(key: Key, hosts: &[HostAddr]) -> NonZeroU64 {
+    let module = module(key);
+    digest::route_hash(module, hosts[..push::hosts_that_fit(module, hosts)].iter().copied())
 }
 
 /// Walks two tables side by side, in key order: what each has for a key.
@@ -306,6 +348,11 @@ mod tests {
         assert_eq!(snapshot.host_count(), expect.iter().map(|(_, hosts)| hosts.len()).sum::<usize>());
         for (module, hosts) in &expect {
             assert_eq!(snapshot.hosts(*module), hosts);
+            assert_eq!(snapshot.route_hash(*module), digest::route_hash(*module, hosts.iter().copied()));
+        }
+        let gone = model.iter().filter(|(_, hosts)| hosts.is_empty());
+        for (&module, _) in gone {
+            assert_eq!(snapshot.route_hash(module), digest::route_hash(module, []));
         }
     }
 
@@ -334,6 +381,22 @@ mod tests {
         let (third, changed) = second.apply([(module, vec![host(1), host(1)])].into());
         assert_eq!((third.has_overlay(), changed), (false, vec![module]));
         assert_eq!(third, first);
+    }
+
+    #[test]
+    fn a_hash_is_of_the_hosts_that_are_sent() {
+        let module = ModuleId::new(1, 1);
+        let addr = |n| HostAddr::v4(Ipv4Addr::from_bits(0xc0a8_0000 + n), 65_000);
+        let hosts: Vec<HostAddr> = (0..10_000u32).map(addr).collect();
+        let push = push::Push::encode(module, &hosts, &mut Vec::new());
+        assert!(push.hosts_cut > 0);
+        let sent = hosts[..hosts.len() - push.hosts_cut].iter().copied();
+        let expected = digest::route_hash(module, sent);
+        let built = built(hosts.iter().map(|&host| (module, host)));
+        assert_eq!(built.route_hash(module), expected);
+        let (changed, _) = Snapshot::default().apply([(module, hosts)].into());
+        assert!(changed.has_overlay());
+        assert_eq!(changed.route_hash(module), expected);
     }
 
     #[test]

@@ -56,6 +56,8 @@ pub struct Subscriptions<C> {
     connections: AHashMap<C, Connection>,
     /// The subscriptions to modules without hosts, oldest first.
     without_hosts: BTreeMap<u64, (C, ModuleId)>,
+    /// What an unknown connection is subscribed to.
+    nothing: AHashMap<ModuleId, Subscription>,
     per_connection_max: usize,
     total_max: usize,
     next_ticket: u64,
@@ -85,6 +87,7 @@ impl<C> Default for Subscriptions<C> {
             modules: AHashMap::new(),
             connections: AHashMap::new(),
             without_hosts: BTreeMap::new(),
+            nothing: AHashMap::new(),
             per_connection_max: SUBSCRIPTIONS_PER_CONNECTION_MAX,
             total_max: usize::MAX,
             next_ticket: 0,
@@ -117,6 +120,12 @@ impl<C: Copy + Eq + Hash> Subscriptions<C> {
     #[must_use]
     pub fn pending_len(&self) -> usize {
         self.pending_total
+    }
+
+    /// What `connection` is subscribed to, in no order.
+    pub fn of(&self, connection: C) -> impl ExactSizeIterator<Item = ModuleId> {
+        let own = self.connections.get(&connection).map(|own| &own.modules);
+        own.unwrap_or(&self.nothing).keys().copied()
     }
 
     /// From now on `connection` hears about `module`, whether or not such a module exists.
