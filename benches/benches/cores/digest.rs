@@ -9,10 +9,7 @@ use lars_dns::core::{
     snapshot::{Snapshot, SnapshotBuilder},
     subscriptions::Subscriptions,
 };
-use lars_proto::{
-    ModuleId,
-    digest::{self, Digest},
-};
+use lars_proto::digest::{self, Digest};
 
 use super::{hosts, module};
 
@@ -24,12 +21,6 @@ fn snapshot(modules: u32) -> Arc<Snapshot> {
         hosts.iter().for_each(|&host| builder.push(module(n), host));
     }
     Arc::new(builder.finish())
-}
-
-/// So many modules that are strewn over a table.
-fn some_modules(count: u32, of: u32) -> Vec<ModuleId> {
-    let mut rng = Rng::with_seed(5);
-    (0..count).map(|_| module(rng.u32(..of))).collect()
 }
 
 /// The hash of a route: made for each module with a snapshot, and for each route that an agent gets.
@@ -71,5 +62,4 @@ pub(super) fn answer(c: &mut Criterion) {
         }
         group.finish();
     }
-    let _ = some_modules;
 }

@@ -105,3 +105,102 @@ impl Tally {
         self.modules.iter().copied().zip(self.hashes.iter().copied())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use lars_proto::{HostAddr, digest::route_hash};
+
+    use super::*;
+
+    fn module(n: usize) -> ModuleId {
+        ModuleId::new(7, n as i32)
+    }
+
+    fn host(n: u16) -> HostAddr {
+        HostAddr::v4(Ipv4Addr::LOCALHOST, n)
+    }
+
+    /// Each of these modules has this host.
+    fn serving(modules: &[ModuleId], port: u16) -> Arc<Snapshot> {
+        let routes = modules.iter().map(|&module| (module, vec![host(port)])).collect();
+        Arc::new(Snapshot::default().apply(routes).0)
+    }
+
+    fn subscribed(modules: &[ModuleId]) -> Subscriptions<u8> {
+        let mut subscriptions = Subscriptions::default();
+        modules.iter().for_each(|&module| _ = subscriptions.subscribe(1, module));
+        subscriptions
+    }
+
+    /// What an agent has that knows these modules to have this host.
+    fn sums(modules: &[ModuleId], port: u16) -> (Digest, BucketSums) {
+        let mut sums = <(Digest, BucketSums)>::default();
+        for &module in modules {
+            let hash = route_hash(module, [host(port)]);
+            sums.0.add(hash);
+            sums.1.add(module, hash);
+        }
+        sums
+    }
+
+    fn tallied(modules: &[ModuleId], port: u16) -> Tally {
+        let snapshot = serving(modules, port);
+        let mut tally = Tally::new(&subscribed(modules), 1, &snapshot);
+        while !tally.advance(&snapshot) {}
+        tally
+    }
+
+    #[test]
+    fn a_sum_is_of_one_snapshot_however_many_turns_it_takes() {
+        let modules: Vec<_> = (0..3 * MODULES_PER_TURN).map(module).collect();
+        let (before, after) = (serving(&modules, 1), serving(&modules, 2));
+        let mut tally = Tally::new(&subscribed(&modules), 1, &before);
+        assert!(!tally.advance(&before) && !tally.advance(&before));
+        assert!(!tally.advance(&after), "all is to be done again");
+        assert!(!tally.advance(&after) && tally.advance(&after));
+        let (theirs, _) = sums(&modules, 2);
+        assert_eq!(tally.answer(theirs), SubscriptionDigestAnswer::default());
+        assert!(tally.answer(sums(&modules, 1).0).differs);
+    }
+
+    #[test]
+    fn a_connection_without_subscriptions_has_nothing() {
+        let snapshot = serving(&[module(1)], 1);
+        let mut tally = Tally::new(&subscribed(&[module(1)]), 9, &snapshot);
+        assert!(tally.advance(&snapshot));
+        assert!(!tally.answer(Digest::default()).differs);
+    }
+
+    #[test]
+    fn modules_of_several_buckets_are_told_in_parts_and_each_part_is_complete() {
+        let modules: Vec<_> = (0..5_000).map(module).collect();
+        let tally = tallied(&modules, 1);
+        let (mut told, mut first) = (vec![], 0);
+        while first < BUCKETS {
+            let question = sums(&modules[..10], 1).1.question(first);
+            let held = tally.answer_buckets(&question).expect("no bucket is large");
+            assert!(held.modules.len() <= MODULES_PER_ANSWER && held.end > first);
+            first = held.end;
+            told.extend(held.modules.into_iter().map(|(module, _)| module));
+        }
+        told.sort_unstable();
+        let alone_in_its_bucket = |of: &ModuleId| {
+            modules[..10].contains(of) && modules.iter().filter(|m| bucket(**m) == bucket(*of)).count() == 1
+        };
+        let expected: Vec<_> =
+            modules.iter().copied().filter(|module| !alone_in_its_bucket(module)).collect();
+        assert_eq!(told, expected);
+    }
+
+    #[test]
+    fn a_bucket_that_cannot_be_told_is_an_error() {
+        let same_bucket: Vec<_> =
+            (0..).map(module).filter(|m| bucket(*m) == 0).take(MODULES_PER_ANSWER_MAX + 1).collect();
+        let question = BucketSums::default().question(0);
+        assert_eq!(tallied(&same_bucket, 1).answer_buckets(&question), Err(BucketTooLarge));
+        let held = tallied(&same_bucket[1..], 1).answer_buckets(&question).expect("as many as may be");
+        assert_eq!((held.modules.len(), held.end), (MODULES_PER_ANSWER_MAX, BUCKETS));
+    }
+}

@@ -2,10 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use ahash::AHashSet;
+use ahash::{AHashMap, AHashSet};
 use lars_proto::{
     ModuleId, frame,
-    messages::{Forget, GetRouteRequest, MessageId},
+    messages::{BucketSums, Forget, GetRouteRequest, MessageId, SubscriptionDigest},
     route::{self, RouteReply},
 };
 use lars_runtime::{CloseReason, ConnId, Flow, Handlers, LogThrottle, SendError, ShardContext};
@@ -13,6 +13,7 @@ use prost::Message;
 
 use super::stats::DnsStats;
 use crate::core::{
+    digest::Tally,
     push::Push,
     snapshot::Snapshot,
     subscriptions::{Subscribed, Subscriptions},
@@ -27,6 +28,8 @@ pub(super) struct Shard {
     subscriptions: Subscriptions<ConnId>,
     /// The connections that were told which extensions we know.
     announced: AHashSet<ConnId>,
+    /// The connections whose digest takes more than one turn.
+    tallies: AHashMap<ConnId, Tally>,
     connected_log: LogThrottle,
     subscriptions_log: LogThrottle,
     stats: DnsStats,
@@ -41,6 +44,8 @@ pub(super) fn handlers() -> Handlers<Shard> {
     Handlers::new(frame::next)
         .on(MessageId::GetRouteRequest as i32, query)
         .on(MessageId::Forget as i32, forget)
+        .on(MessageId::SubscriptionDigest as i32, digest)
+        .on(MessageId::BucketSums as i32, buckets)
         .opened(opened)
         .writable(writable)
         .closed(closed)
@@ -53,6 +58,7 @@ impl Shard {
             snapshot,
             subscriptions: Subscriptions::at_most(subscriptions_max),
             announced: AHashSet::new(),
+            tallies: AHashMap::new(),
             connected_log: LogThrottle::each(LOG_INTERVAL),
             subscriptions_log: LogThrottle::each(LOG_INTERVAL),
             stats: DnsStats::default(),
@@ -138,6 +144,31 @@ impl Shard {
         Ok(())
     }
 
+    /// What `conn` is subscribed to, summed up. None if that takes another turn.
+    fn tally(&mut self, conn: ConnId) -> Option<Tally> {
+        let begun = self.tallies.remove(&conn);
+        let mut tally = begun.unwrap_or_else(|| Tally::new(&self.subscriptions, conn, &self.snapshot));
+        if tally.advance(&self.snapshot) {
+            return Some(tally);
+        }
+        self.tallies.insert(conn, tally);
+        None
+    }
+
+    /// Sends the answer to a digest. False if it has to wait for room: the sum is made again then.
+    fn send_answer(
+        &mut self,
+        net: &mut ShardContext<Self>,
+        conn: ConnId,
+        id: MessageId,
+        answer: &impl Message,
+    ) -> bool {
+        self.response.clear();
+        let fits = frame::encode(id, answer, &mut self.response);
+        debug_assert_eq!(fits, Ok(()), "answers are cut so that they fit");
+        !matches!(net.send(conn, &self.response), Err(SendError::Full | SendError::Pool(_)))
+    }
+
     fn subscribe(&mut self, net: &ShardContext<Self>, conn: ConnId, module: ModuleId) {
         let means = match self.subscriptions.subscribe(conn, module) {
             Subscribed::New => None,
@@ -208,6 +239,38 @@ fn forget(shard: &mut Shard, _: &mut ShardContext<Shard>, conn: ConnId, body: &[
     Flow::Continue
 }
 
+/// Says whether the agent has what it should have.
+fn digest(shard: &mut Shard, net: &mut ShardContext<Shard>, conn: ConnId, body: &[u8]) -> Flow {
+    let Ok(theirs) = SubscriptionDigest::decode(body) else {
+        return Flow::Close("malformed SubscriptionDigest");
+    };
+    let Some(tally) = shard.tally(conn) else { return Flow::Busy };
+    let answer = tally.answer(theirs.into());
+    if !shard.send_answer(net, conn, MessageId::SubscriptionDigestAnswer, &answer) {
+        return Flow::Busy;
+    }
+    shard.stats.digests += 1;
+    shard.stats.digests_differing += u64::from(answer.differs);
+    Flow::Continue
+}
+
+/// Says what the agent should have where it does not have that.
+fn buckets(shard: &mut Shard, net: &mut ShardContext<Shard>, conn: ConnId, body: &[u8]) -> Flow {
+    let Ok(theirs) = BucketSums::decode(body) else {
+        return Flow::Close("malformed BucketSums");
+    };
+    let Some(tally) = shard.tally(conn) else { return Flow::Busy };
+    let Ok(held) = tally.answer_buckets(&theirs) else {
+        return Flow::Close("too many modules in one bucket");
+    };
+    let named = held.modules.len() as u64;
+    if !shard.send_answer(net, conn, MessageId::BucketSumsAnswer, &held.into_wire()) {
+        return Flow::Busy;
+    }
+    shard.stats.digest_modules += named;
+    Flow::Continue
+}
+
 /// Sends what had to wait, as it is now.
 fn writable(shard: &mut Shard, net: &mut ShardContext<Shard>, conn: ConnId) {
     while let Some(module) = shard.subscriptions.take_pending(conn) {
@@ -221,5 +284,6 @@ fn writable(shard: &mut Shard, net: &mut ShardContext<Shard>, conn: ConnId) {
 fn closed(shard: &mut Shard, _: &mut ShardContext<Shard>, conn: ConnId, _: &CloseReason) {
     shard.subscriptions.close(conn);
     shard.announced.remove(&conn);
+    shard.tallies.remove(&conn);
     shard.stats.connections -= 1;
 }

@@ -18,6 +18,12 @@ counters! {
         counter subscriptions_evicted: u64,
         /// Subscriptions that an agent ended because it does not know the module any more.
         counter subscriptions_forgotten: u64,
+        /// Digests of an agent's subscriptions that were answered.
+        counter digests: u64,
+        /// Of these, those that differed from what is served.
+        counter digests_differing: u64,
+        /// Modules named to agents because a digest differed.
+        counter digest_modules: u64,
         /// Changed modules handed to a subscriber's connection.
         counter pushes: u64,
         /// Times a changed module had to wait for its subscriber to take bytes.

@@ -4,6 +4,7 @@ mod database;
 mod peer;
 
 mod changes;
+mod digests;
 mod hostile;
 mod serving;
 mod store_faults;

@@ -8,8 +8,13 @@ use std::{
 
 use lars_dns::Dns;
 use lars_proto::{
-    HostAddr, ModuleId, frame,
-    messages::{Forget, GetRouteRequest, GetRouteResponse, MessageId},
+    HostAddr, ModuleId,
+    digest::{BucketSums, Digest, Held},
+    frame,
+    messages::{
+        BucketSumsAnswer, Forget, GetRouteRequest, GetRouteResponse, MessageId, SubscriptionDigest,
+        SubscriptionDigestAnswer,
+    },
 };
 use prost::Message;
 
@@ -58,6 +63,29 @@ impl Peer {
     /// Says that no changes of the module are wanted any more.
     pub(crate) fn forget(&mut self, module: ModuleId) {
         self.send(&encoded(MessageId::Forget, &Forget { modid: module.modid, cmdid: module.cmdid }));
+    }
+
+    /// Says what it has, and returns what lars-dns makes of that.
+    pub(crate) fn digest(&mut self, digest: Digest) -> SubscriptionDigestAnswer {
+        let Digest { count, sum } = digest;
+        self.send(&encoded(MessageId::SubscriptionDigest, &SubscriptionDigest { count, sum }));
+        let (id, body) = self.next_frame();
+        assert_eq!(id, MessageId::SubscriptionDigestAnswer as i32);
+        SubscriptionDigestAnswer::decode(&body[..]).expect("an answer")
+    }
+
+    /// Says what it has in the buckets from `first` on, and returns what lars-dns has where that differs.
+    pub(crate) fn bucket_sums(&mut self, sums: &BucketSums, first: usize) -> Held {
+        self.send(&encoded(MessageId::BucketSums, &sums.question(first)));
+        self.held()
+    }
+
+    /// The answer to bucket sums.
+    pub(crate) fn held(&mut self) -> Held {
+        let (id, body) = self.next_frame();
+        assert_eq!(id, MessageId::BucketSumsAnswer as i32);
+        let answer = BucketSumsAnswer::decode(&body[..]).expect("an answer");
+        Held::from_wire(answer).expect("as many hashes as modules")
     }
 
     /// Asks, and returns the hosts in the next answer or push.
@@ -127,7 +155,7 @@ pub(crate) fn request(module: ModuleId) -> Vec<u8> {
     encoded(MessageId::GetRouteRequest, &request)
 }
 
-fn encoded(id: MessageId, message: &impl Message) -> Vec<u8> {
+pub(crate) fn encoded(id: MessageId, message: &impl Message) -> Vec<u8> {
     let mut bytes = Vec::new();
     frame::encode(id, message, &mut bytes).expect("fits");
     bytes
