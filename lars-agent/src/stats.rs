@@ -21,6 +21,14 @@ counters! {
         counter invalid_hosts: u64,
         /// Routes that did not fit a datagram.
         counter routes_truncated: u64,
+        /// Lookups, also of whole routes, that waited for a module that was not learned yet.
+        counter waits: u64,
+        /// Of these, those whose wait ended without the route.
+        counter waits_expired: u64,
+        /// Lookups that did not wait because too many others did, or the agent was about to stop.
+        counter waits_refused: u64,
+        /// Lookups that wait now.
+        gauge waiting: u64,
         /// Lookups of whole routes dropped because they came from another machine.
         counter routes_refused: u64,
     }

@@ -74,7 +74,7 @@ fn garbage_costs_nothing() {
     stage.serve(ONE, [7777]);
     let client = stage.client();
     let before = stage.agent.stats();
-    let good = framed(MessageId::GetHostRequest, &GetHostRequest { seq: 1, modid: 1, cmdid: 1 });
+    let good = framed(MessageId::GetHostRequest, &GetHostRequest { seq: 1, modid: 1, cmdid: 1, wait_ms: 0 });
     let garbage: [&[u8]; 10] = [
         b"",
         b"x",

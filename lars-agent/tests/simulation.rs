@@ -19,6 +19,7 @@ use lars_agent::core::{
     },
     balancer::{BalancerParams, Health, HostStatus, Limits, Outcome},
     dns_link::DnsMessage,
+    pending::WAIT_MAX,
     table::{Answer, TableConfig},
     time::Moment,
 };
@@ -54,8 +55,18 @@ fn any_hosts(rng: &mut Rng) -> Vec<HostAddr> {
     (0..rng.usize(0..6)).map(|_| any_host(rng)).collect()
 }
 
-fn client(socket: usize) -> Client {
-    Client { socket, addr: SocketAddr::from((Ipv4Addr::LOCALHOST, 5_000)) }
+fn client(socket: usize, port: u16) -> Client {
+    Client { socket, addr: SocketAddr::from((Ipv4Addr::LOCALHOST, port)) }
+}
+
+/// A lookup that is not answered yet.
+#[derive(Debug)]
+struct Asked {
+    request: Request,
+    /// When its client gives up; `None` if it does not wait.
+    deadline: Option<Moment>,
+    /// The shard that owns the module keeps it.
+    is_kept: bool,
 }
 
 /// A lars-dns and the connection to it.
@@ -157,9 +168,13 @@ struct World {
     only_grows: bool,
     /// Hosts that fail at present.
     sick: BTreeSet<HostAddr>,
-    /// Requests that came in by another shard than their module's, and the replies to them.
+    /// The lookups that are not answered yet, by the socket that they came in by and the client's port; each has a
+    /// port of its own.
+    asked: BTreeMap<(usize, u16), Asked>,
+    next_port: u16,
+    /// Lookups that came in by another shard than their module's.
     forwarded: u64,
-    replied: u64,
+    is_stopping: bool,
 }
 
 impl World {
@@ -186,14 +201,17 @@ impl World {
             reporter: Reporter::default(),
             arrived: BTreeMap::new(),
             sick: BTreeSet::new(),
+            asked: BTreeMap::new(),
+            next_port: 1,
             forwarded: 0,
-            replied: 0,
+            is_stopping: false,
         }
     }
 
     fn step(&mut self) {
         match self.rng.u32(0..100) {
-            0..30 => self.look_up(),
+            0..25 => self.look_up(),
+            25..30 => self.look_up_again(),
             30..36 => {
                 let (module, host) = (any_module(&mut self.rng), any_host(&mut self.rng));
                 let outcome = Outcome::from_retcode(self.rng.i32(0..2));
@@ -225,32 +243,122 @@ impl World {
         }
     }
 
-    /// A lookup by any socket and, if it is answered, the report that follows.
+    /// A lookup by any socket, of a client that waits or not.
     fn look_up(&mut self) {
-        let (socket, module, seq) = (self.rng.usize(0..SHARDS), any_module(&mut self.rng), self.rng.u32(..));
-        let request = Request::GetHost { seq, module };
-        let reply = self.cores[socket].handle_request(&request, client(socket), self.now);
-        assert_eq!(
-            reply.is_some(),
-            module.shard(SHARDS) == socket,
-            "the owner answers at once, and nobody else"
-        );
-        self.forwarded += u64::from(reply.is_none());
-        if let Some(reply) = reply {
-            self.check_reply(&reply);
+        let (socket, module, port) = (self.rng.usize(0..SHARDS), any_module(&mut self.rng), self.next_port);
+        self.next_port += 1;
+        let wait_ms = if self.rng.bool() { self.rng.u32(1..10_000) } else { 0 };
+        let request = if self.rng.u32(0..4) == 0 {
+            Request::GetRoute { module, wait_ms }
+        } else {
+            Request::GetHost { seq: self.rng.u32(..), module, wait_ms }
+        };
+        self.ask(socket, port, request);
+    }
+
+    /// A client that has heard nothing asks the same again.
+    fn look_up_again(&mut self) {
+        let is_kept = |(socket, asked): (usize, &Asked)| asked.request.module().shard(SHARDS) == socket;
+        let kept: Vec<_> =
+            self.asked.iter().filter(|((socket, _), asked)| is_kept((*socket, asked))).collect();
+        if kept.is_empty() {
+            return;
+        }
+        let (&(socket, port), asked) = kept[self.rng.usize(0..kept.len())];
+        let (mut request, longer) = (asked.request, self.rng.u32(1..10_000));
+        if let Request::GetHost { wait_ms, .. } | Request::GetRoute { wait_ms, .. } = &mut request {
+            *wait_ms = longer;
+        }
+        self.ask(socket, port, request);
+    }
+
+    fn ask(&mut self, socket: usize, port: u16, request: Request) {
+        let (Request::GetHost { module, wait_ms, .. } | Request::GetRoute { module, wait_ms }) = request
+        else {
+            panic!("{request:?} is no lookup")
+        };
+        let wait = Duration::from_millis(wait_ms.into());
+        let is_owner = module.shard(SHARDS) == socket;
+        let deadline = (wait_ms > 0).then_some(self.now + wait);
+        let before = self.asked.insert((socket, port), Asked { request, deadline, is_kept: false });
+        let refused = self.cores[socket].stats().table.modules_refused;
+        let reply = self.cores[socket].handle_request(&request, client(socket, port), self.now);
+        let core = &self.cores[socket];
+        if !is_owner {
+            assert!(reply.is_none(), "only the owner answers");
+            self.forwarded += u64::from(before.is_none());
+        } else if reply.is_none() {
+            assert!(wait_ms > 0 && !core.table().is_learned(module), "{request:?} is to be answered at once");
+        } else if wait_ms > 0 {
+            let is_remembered = core.stats().table.modules_refused == refused;
+            assert!(core.table().is_learned(module) || !is_remembered, "{request:?} waits");
+        }
+        match reply {
+            Some(reply) => self.take_reply(client(socket, port), &reply),
+            None => self.is_kept(client(socket, port), is_owner),
         }
         self.drain(socket);
+    }
+
+    fn is_kept(&mut self, client: Client, is_kept: bool) {
+        if let Some(asked) = self.asked.get_mut(&(client.socket, client.addr.port())) {
+            asked.is_kept = is_kept;
+        }
     }
 
     fn report(&mut self, module: ModuleId, host: HostAddr, outcome: Outcome) {
         let owner = module.shard(SHARDS);
         let request = Request::Report { module, host, outcome };
-        assert_eq!(self.cores[owner].handle_request(&request, client(owner), self.now), None);
+        assert_eq!(self.cores[owner].handle_request(&request, client(owner, 1), self.now), None);
         self.drain(owner);
     }
 
+    /// One reply to each lookup, the right one, and in time.
+    fn take_reply(&mut self, to: Client, reply: &Reply) {
+        let asked = self.asked.remove(&(to.socket, to.addr.port()));
+        let Some(Asked { request, deadline, is_kept }) = asked else { panic!("{reply:?} is nobody's") };
+        let is_found = match (reply, request) {
+            (
+                Reply::Host { seq, module, answer },
+                Request::GetHost { seq: asked_seq, module: asked_for, .. },
+            ) => {
+                assert_eq!((*seq, *module), (asked_seq, asked_for));
+                *answer != Answer::NotFound
+            }
+            (Reply::Route { module, hosts, confirmed }, Request::GetRoute { module: asked_for, wait_ms }) => {
+                assert_eq!(*module, asked_for);
+                let is_learned = self.cores[module.shard(SHARDS)].table().is_learned(*module);
+                assert!(!confirmed || wait_ms > 0 && is_learned, "only what is learned is sure");
+                !hosts.is_empty()
+            }
+            (reply, request) => panic!("{reply:?} to {request:?}"),
+        };
+        let is_learned = self.cores[request.module().shard(SHARDS)].table().is_learned(request.module());
+        if let Some(at) = deadline.filter(|_| is_kept) {
+            let is_due = at <= self.now || at > self.now + WAIT_MAX;
+            assert!(is_learned || is_due || self.is_stopping, "{reply:?} at {:?} before {at:?}", self.now);
+            assert!(!is_found || at > self.now, "found at {:?}, after {at:?}", self.now);
+            if is_due && !is_found {
+                // The route may have come together with the end of the wait.
+                return;
+            }
+        }
+        self.check_reply(reply);
+    }
+
     fn check_reply(&mut self, reply: &Reply) {
-        let Reply::Host { module, answer, .. } = *reply else { panic!("nobody asked for {reply:?}") };
+        let (module, answer) = match reply {
+            Reply::Host { module, answer, .. } => (*module, *answer),
+            Reply::Route { module, hosts, .. } => {
+                let hosts: BTreeSet<HostAddr> = hosts.iter().copied().collect();
+                assert_eq!(
+                    hosts,
+                    self.arrived.get(module).cloned().unwrap_or_default(),
+                    "the route of {module}"
+                );
+                return;
+            }
+        };
         let arrived = self.arrived.get(&module).filter(|hosts| !hosts.is_empty());
         match (answer, arrived) {
             (Answer::Host(host), Some(hosts)) => {
@@ -288,9 +396,7 @@ impl World {
         while let Some(output) = self.cores[shard].poll_output() {
             let refused = match output {
                 Output::Reply { client: to, reply } => {
-                    assert_ne!(to.socket, shard, "a reply leaves by the socket its request came in by");
-                    self.replied += 1;
-                    self.check_reply(&reply);
+                    self.take_reply(to, &reply);
                     None
                 }
                 Output::ToShard(to, message) => self.post(shard, to, message),
@@ -351,7 +457,11 @@ impl World {
         }
         let (from, to) = pairs[self.rng.usize(0..pairs.len())];
         let message = self.mail.get_mut(&(from, to)).and_then(VecDeque::pop_front).expect("it is not empty");
+        let client = if let Message::Request { client, .. } = &message { Some(*client) } else { None };
         assert!(self.tell(to, Input::FromShard(message)), "only routes from lars-dns meet a busy core");
+        if let Some(client) = client {
+            self.is_kept(client, true);
+        }
         true
     }
 
@@ -374,6 +484,12 @@ impl World {
             let next = self.cores[shard].poll_timeout();
             assert!(next.is_none_or(|at| at > self.now), "shard {shard} wants to be called for ever");
         }
+        for asked in self.asked.values().filter(|asked| asked.is_kept) {
+            assert!(asked.deadline.is_some_and(|at| at > self.now), "{asked:?} at {:?}", self.now);
+        }
+        let waiting: u64 = self.cores.iter().map(|core| core.stats().api.waiting).sum();
+        let kept = self.asked.values().filter(|asked| asked.is_kept).count();
+        assert_eq!(waiting, kept as u64, "who is not answered waits");
     }
 
     fn pass_up_to(&mut self, most: Duration) {
@@ -459,10 +575,13 @@ impl World {
             self.dns.send(module, 0);
         }
         self.settle();
+        // Those who had waited for that have made calls.
+        self.pass(Duration::from_secs(2));
+        self.settle();
         for core in &self.cores {
             assert!(!core.has_output());
         }
-        self.check_forwarded();
+        self.check_answered();
         self.check_subscriptions();
         for (module, hosts) in self.arrived.clone() {
             if self.dns.subscribed.contains(&module) {
@@ -471,12 +590,33 @@ impl World {
         }
     }
 
-    fn check_forwarded(&self) {
+    /// Nobody is left waiting.
+    fn stop(&mut self) {
+        self.disconnect_dns();
+        for _ in 0..50 {
+            self.look_up();
+        }
+        self.is_stopping = true;
+        // Again and again, because mailboxes may be full.
+        for _ in 0..100 {
+            self.pass(Duration::from_millis(10));
+            self.make_room();
+            for shard in 0..SHARDS {
+                self.tell(shard, Input::FlushNow);
+                assert_eq!(self.cores[shard].stats().api.waiting, 0);
+            }
+            self.settle();
+        }
+        self.check_answered();
+    }
+
+    fn check_answered(&self) {
         let stats = self.cores.iter().map(|core| core.stats().api);
         let (misrouted, dropped) =
             stats.fold((0, 0), |sum, api| (sum.0 + api.misrouted, sum.1 + api.misrouted_dropped));
         assert_eq!(misrouted, self.forwarded);
-        assert_eq!(self.replied + dropped, self.forwarded, "each was answered or counted");
+        let on_the_way = self.asked.values().filter(|asked| !asked.is_kept).count();
+        assert_eq!(on_the_way as u64, dropped, "each was answered, waits, or is counted");
         let flush =
             self.cores.iter().map(AgentCore::flush_state).fold(FlushState::default(), |sum, one| sum + one);
         assert_eq!((flush.behind, flush.passed_on), (0, flush.arrived), "all statistics were sent");
@@ -530,6 +670,7 @@ fn all_sides_agree_in_the_end() {
                 *step += 1;
             }
             world.calm_down();
+            world.stop();
         },
     );
 }

@@ -50,8 +50,7 @@ pub enum GetHostError {
     /// The module has hosts, but all are overloaded and none is due for a probe. Call none; ask again later.
     #[error("module {0}: all hosts are overloaded")]
     Overloaded(ModuleId),
-    /// The module has no hosts, or the agent does not know it yet: the first question about a module makes
-    /// the agent fetch its route ([`Client::register`](crate::Client::register) waits for that).
+    /// The module has no hosts, or the agent has not learned of any within the time of the lookup.
     #[error("module {0}: no hosts known")]
     NotFound(ModuleId),
     /// The agent did not answer in time.
@@ -99,7 +98,7 @@ pub enum ProtocolError {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum RegisterError {
-    /// The module still has no hosts after the last try.
+    /// The module has no hosts, or the agent has not learned of any in time.
     #[error("module {0}: no hosts known")]
     NotFound(ModuleId),
     /// The last try failed.

@@ -278,8 +278,8 @@ pub(crate) struct AgentArgs {
     #[arg(long, value_name = "MS", env = "LARS_AGENT_TIMEOUT_MS",
         value_parser = value_parser!(u64).range(1..), default_value_t = 100)]
     timeout_ms: u64,
-    /// How long to go on asking an agent that has just been started, or that does not know the module yet; 0
-    /// asks once
+    /// How long to wait for an agent that has just been started, or for a module that is not known yet, in which time
+    /// more datagrams are sent; 0: only as long as for any answer
     #[arg(long, value_name = "MS", env = "LARS_AGENT_WAIT_MS", default_value_t = 2_000)]
     wait_ms: u64,
 }
@@ -293,6 +293,14 @@ impl AgentArgs {
             timeout: Duration::from_millis(self.timeout_ms),
             ..ClientConfig::default()
         }
+    }
+
+    /// For a client whose one call takes as long as there is to wait, up to a minute: no agent waits longer.
+    pub(crate) fn patient_client_config(&self) -> ClientConfig {
+        let config = self.client_config();
+        let tries = self.wait_ms.min(60_000).div_ceil(self.timeout_ms);
+        let retries = u32::try_from(tries).unwrap_or(u32::MAX).saturating_sub(1);
+        ClientConfig { retries: retries.max(config.retries), ..config }
     }
 
     pub(crate) fn wait(&self) -> Duration {
@@ -414,6 +422,21 @@ mod tests {
         };
         assert_eq!(args.module.id(), ModuleId::new(-1, i32::MIN));
         assert_eq!(args.outcome.retcode, Some(-5));
+    }
+
+    #[test]
+    fn a_patient_client_asks_for_as_long_as_there_is_to_wait() {
+        let total_ms = |line: &str| {
+            let parsed = Cli::try_parse_from(line.split(' ')).expect("valid");
+            let Command::Tool(ToolCommand::GetHost(args)) = parsed.command else { panic!("not a lookup") };
+            let config = args.agent.patient_client_config();
+            config.timeout.as_millis() * u128::from(config.retries + 1)
+        };
+        assert_eq!(total_ms("lars get-host 1 1"), 2_000);
+        assert_eq!(total_ms("lars get-host 1 1 --wait-ms 0"), 200);
+        assert_eq!(total_ms("lars get-host 1 1 --wait-ms 2001"), 2_100);
+        assert_eq!(total_ms("lars get-host 1 1 --wait-ms 99999999"), 60_000);
+        assert_eq!(total_ms("lars get-host 1 1 --timeout-ms 20000"), 40_000);
     }
 
     #[test]

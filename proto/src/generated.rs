@@ -28,6 +28,10 @@ pub struct GetRouteResponse {
     /// How many hosts the module really has, set only when they did not all fit into the frame.
     #[prost(uint32, tag = "16")]
     pub hosts_total: u32,
+    /// An empty route is meant, and no mistake. lars-dns says so to agents that announced themselves, an agent to
+    /// clients that wait (wait_ms): nobody serves the module, so that it is of no use to wait.
+    #[prost(bool, tag = "18")]
+    pub confirmed: bool,
     /// In the first answer to an agent that announced itself: the sender knows the extensions, too.
     #[prost(uint32, tag = "19")]
     pub peer_version: u32,
@@ -69,6 +73,10 @@ pub struct GetHostRequest {
     pub modid: i32,
     #[prost(int32, tag = "3")]
     pub cmdid: i32,
+    /// Milliseconds that the caller is willing to wait for a module that the agent has not learned yet; 0, as in the
+    /// requests of deployed clients: answer at once.
+    #[prost(uint32, tag = "16")]
+    pub wait_ms: u32,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetHostResponse {
@@ -83,6 +91,17 @@ pub struct GetHostResponse {
     pub retcode: i32,
     #[prost(message, optional, tag = "5")]
     pub host: ::core::option::Option<HostInfo>,
+}
+/// As GetRouteRequest, from a client.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ApiGetRouteRequest {
+    #[prost(int32, tag = "1")]
+    pub modid: i32,
+    #[prost(int32, tag = "2")]
+    pub cmdid: i32,
+    /// As in GetHostRequest.
+    #[prost(uint32, tag = "16")]
+    pub wait_ms: u32,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReportRequest {

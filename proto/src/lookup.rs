@@ -1,8 +1,8 @@
 //! The messages of a lookup, decoded and encoded by hand: [`GetHostRequest`], [`GetHostResponse`], [`ReportRequest`].
 //!
 //! A host's agent handles these for every call of every program on it, so they have a path of their own, beside
-//! the one that prost generates. It reads the fields it knows, in any order and number, with their keys and lengths in
-//! one byte, as everybody writes them; whatever else is in a body, the whole body is left to prost. So both
+//! the one that prost generates. It reads the fields it knows, in any order and number, with keys and lengths not padded,
+//! as everybody writes them; whatever else is in a body, the whole body is left to prost. So both
 //! accept the same bytes and read the same from them, and what is written here is what prost writes, to the byte.
 
 use prost::{DecodeError, Message};
@@ -28,6 +28,8 @@ const NUMBER_3: u8 = 0x18;
 const NUMBER_4: u8 = 0x20;
 const MESSAGE_3: u8 = 0x1a;
 const MESSAGE_5: u8 = 0x2a;
+/// From 16 up it takes two bytes.
+const NUMBER_16: [u8; 2] = [0x80, 0x01];
 
 /// What `GetHostRequest::decode` makes of `body`.
 ///
@@ -59,6 +61,7 @@ pub fn encode_get_host_request(message: &GetHostRequest, out: &mut Vec<u8>) {
     fields.put_u32(NUMBER_1, message.seq);
     fields.put_i32(NUMBER_2, message.modid);
     fields.put_i32(NUMBER_3, message.cmdid);
+    fields.put_number(&NUMBER_16, u64::from(message.wait_ms));
     fields.frame(MessageId::GetHostRequest, out);
 }
 
@@ -90,6 +93,9 @@ fn usual_get_host_request(mut body: &[u8]) -> Option<GetHostRequest> {
             NUMBER_1 => message.seq = take_u32(&mut body)?,
             NUMBER_2 => message.modid = take_i32(&mut body)?,
             NUMBER_3 => message.cmdid = take_i32(&mut body)?,
+            _ if key == NUMBER_16[0] && take_byte(&mut body)? == NUMBER_16[1] => {
+                message.wait_ms = take_u32(&mut body)?;
+            }
             _ => return None,
         }
     }
@@ -186,19 +192,19 @@ impl Default for Fields {
 impl Fields {
     fn put_i32(&mut self, key: u8, value: i32) {
         // Sign-extended: a negative number takes ten bytes.
-        self.put_number(key, i64::from(value).cast_unsigned());
+        self.put_number(&[key], i64::from(value).cast_unsigned());
     }
 
     fn put_u32(&mut self, key: u8, value: u32) {
-        self.put_number(key, u64::from(value));
+        self.put_number(&[key], u64::from(value));
     }
 
     /// Zero is what a field is that is absent.
-    fn put_number(&mut self, key: u8, mut value: u64) {
+    fn put_number(&mut self, key: &[u8], mut value: u64) {
         if value == 0 {
             return;
         }
-        self.put(key);
+        key.iter().for_each(|byte| self.put(*byte));
         while value >= 0x80 {
             self.put(value as u8 | 0x80);
             value >>= 7;
@@ -264,7 +270,7 @@ mod tests {
     fn the_usual_needs_no_help() {
         let host = Some(HostInfo { ip: -1, port: 65_535 });
         let (seq, modid, cmdid, retcode) = (u32::MAX, i32::MIN, i32::MAX, -1);
-        let request = GetHostRequest { seq, modid, cmdid };
+        let request = GetHostRequest { seq, modid, cmdid, wait_ms: u32::MAX };
         assert_eq!(usual_get_host_request(&request.encode_to_vec()), Some(request));
         let response = GetHostResponse { seq, modid, cmdid, retcode, host };
         assert_eq!(usual_get_host_response(&response.encode_to_vec()), Some(response));
@@ -274,7 +280,7 @@ mod tests {
 
     #[test]
     fn the_unusual_is_read_as_prost_reads_it() {
-        let bodies: [&[u8]; 16] = [
+        let bodies: [&[u8]; 20] = [
             b"",
             // Twice: the last one counts.
             &[NUMBER_1, 1, NUMBER_1, 2],
@@ -298,6 +304,11 @@ mod tests {
             // Another wire type; a group with an unknown field in it.
             &[NUMBER_1 | 5, 1, 2, 3, 4],
             &[0x7b, 0x80, 0x01, 7, 0x7c],
+            // The key of two bytes: whole, padded, cut short, before its number.
+            &[NUMBER_16[0], NUMBER_16[1], 0x81, 1],
+            &[NUMBER_16[0], NUMBER_16[1] | 0x80, 0, 1],
+            &NUMBER_16[..1],
+            &NUMBER_16,
         ];
         bodies.into_iter().for_each(check_body);
     }
@@ -314,11 +325,13 @@ mod tests {
 
     /// A field with its key and what belongs there, or does not.
     fn field() -> impl Strategy<Value = Vec<u8>> {
-        let key = (1..=6_u8, prop_oneof![4 => Just(0_u8), 4 => Just(2), 1 => 0..8_u8]);
+        let known = prop_oneof![6 => 1..=6_u64, 1 => Just(16)];
+        let key = (known, prop_oneof![4 => Just(0_u64), 4 => Just(2), 1 => 0..8_u64]);
         let varints = prop::collection::vec(number(), 0..3);
         (key, number(), prop_oneof![4 => Just(true), 1 => Just(false)], varints).prop_map(
             |((field, wire_type), value, is_right, varints)| {
-                let mut out = vec![field << 3 | wire_type];
+                let mut out = Vec::new();
+                prost::encoding::encode_varint(field << 3 | wire_type, &mut out);
                 match (wire_type, is_right) {
                     (2, true) => {
                         let mut fields = Vec::new();
@@ -359,10 +372,10 @@ mod tests {
 
         #[test]
         fn what_is_written_is_what_prost_writes(
-            seq: u32, small in 0..300_u32, modid: i32, cmdid: i32, retcode in -2..5, host in host(),
+            seq: u32, small in 0..300_u32, modid: i32, cmdid: i32, retcode in -2..5, host in host(), wait_ms: u32,
         ) {
-            for seq in [seq, small] {
-                let request = GetHostRequest { seq, modid, cmdid };
+            for (seq, wait_ms) in [(seq, wait_ms), (small, 0), (0, small)] {
+                let request = GetHostRequest { seq, modid, cmdid, wait_ms };
                 check_encode(encode_get_host_request, MessageId::GetHostRequest, &request);
                 let response = GetHostResponse { seq, modid, cmdid, retcode, host };
                 check_encode(encode_get_host_response, MessageId::GetHostResponse, &response);
@@ -375,7 +388,9 @@ mod tests {
     #[test]
     fn the_longest_messages_have_room() {
         let host = Some(HostInfo { ip: -1, port: i32::MIN });
-        let (modid, cmdid, retcode) = (-1, i32::MIN, -1);
+        let (modid, cmdid, retcode, wait_ms) = (-1, i32::MIN, -1, u32::MAX);
+        let request = GetHostRequest { seq: u32::MAX, modid, cmdid, wait_ms };
+        check_encode(encode_get_host_request, MessageId::GetHostRequest, &request);
         let response = GetHostResponse { seq: u32::MAX, modid, cmdid, retcode, host };
         check_encode(encode_get_host_response, MessageId::GetHostResponse, &response);
         let report = ReportRequest { modid, cmdid, host, retcode };

@@ -75,6 +75,7 @@ names_a_module!(
     GetHostRequest,
     GetHostResponse,
     ReportRequest,
+    ApiGetRouteRequest,
 );
 
 #[cfg(test)]

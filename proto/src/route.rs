@@ -24,8 +24,17 @@ const PEER_VERSION: u32 = 1;
 /// Bytes of field 19: a two-byte tag and [`PEER_VERSION`].
 const PEER_VERSION_LEN: usize = 2 + 1;
 
-/// Bytes kept free for field 16: a two-byte tag and a `u32` varint.
+/// Bytes kept free for field 16: a two-byte tag and a `u32` varint. Field 18 stands in routes without hosts only.
 const HOSTS_TOTAL_LEN_MAX: usize = 2 + 5;
+
+/// What a route says besides its hosts, to a peer that knows the extensions of the wire; nothing by default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extensions {
+    /// Which extensions the sender knows: the first answer of lars-dns to an agent that has said so of itself.
+    pub announces: bool,
+    /// If the route is empty, that is meant.
+    pub confirms: bool,
+}
 
 /// The two places that send a route, which differ in message id and room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,23 +67,15 @@ pub fn encode<I>(reply: RouteReply, module: ModuleId, hosts: I, out: &mut Vec<u8
 where
     I: IntoIterator<Item = HostAddr, IntoIter: ExactSizeIterator>,
 {
-    encode_with(reply, module, hosts, 0, out)
+    encode_extended(reply, module, hosts, Extensions::default(), out)
 }
 
-/// Like [`encode`] for [`RouteReply::Dns`], and says which extensions lars-dns knows: the first answer to an agent
-/// that has said so of itself.
-pub fn encode_announcing<I>(module: ModuleId, hosts: I, out: &mut Vec<u8>) -> usize
-where
-    I: IntoIterator<Item = HostAddr, IntoIter: ExactSizeIterator>,
-{
-    encode_with(RouteReply::Dns, module, hosts, PEER_VERSION, out)
-}
-
-fn encode_with<I>(
+/// Like [`encode`], and says what `extensions` has.
+pub fn encode_extended<I>(
     reply: RouteReply,
     module: ModuleId,
     hosts: I,
-    peer_version: u32,
+    extensions: Extensions,
     out: &mut Vec<u8>,
 ) -> usize
 where
@@ -88,7 +89,7 @@ where
     let body = out.len();
     GetRouteResponse { modid: module.modid, cmdid: module.cmdid, ..Default::default() }.encode_raw(out);
 
-    let announcement_len = if peer_version > 0 { PEER_VERSION_LEN } else { 0 };
+    let announcement_len = if extensions.announces { PEER_VERSION_LEN } else { 0 };
     let limit = body + reply.body_len_max() - HOSTS_TOTAL_LEN_MAX - announcement_len;
     let mut sent = 0;
     for host in hosts {
@@ -103,8 +104,11 @@ where
     if sent < total {
         encoding::uint32::encode(16, &u32::try_from(total).unwrap_or(u32::MAX), out);
     }
-    if peer_version > 0 {
-        encoding::uint32::encode(19, &peer_version, out);
+    if extensions.confirms && total == 0 {
+        encoding::bool::encode(18, &true, out);
+    }
+    if extensions.announces {
+        encoding::uint32::encode(19, &PEER_VERSION, out);
     }
     let len = (out.len() - body) as i32;
     out[start + 4..start + frame::HEADER_LEN].copy_from_slice(&len.to_le_bytes());
@@ -189,10 +193,17 @@ mod tests {
         for count in [0, 3, 10_000] {
             let (mut plain, mut announcing) = (Vec::new(), Vec::new());
             let sent = encode(RouteReply::Dns, ModuleId::new(1, 2), hosts(count), &mut plain);
-            let announced = encode_announcing(ModuleId::new(1, 2), hosts(count), &mut announcing);
+            let announced = encode_extended(
+                RouteReply::Dns,
+                ModuleId::new(1, 2),
+                hosts(count),
+                Extensions { announces: true, confirms: true },
+                &mut announcing,
+            );
             let route = decode(RouteReply::Dns, &announcing);
             assert_eq!((route.peer_version, route.host.len()), (1, announced));
             assert_eq!(decode(RouteReply::Dns, &plain).peer_version, 0);
+            assert_eq!(route.confirmed, count == 0, "only of an empty route there is doubt");
             assert!(sent - announced <= 1, "{sent} and {announced}");
         }
     }

@@ -7,8 +7,9 @@ use bolero::check;
 use lars_proto::{
     HostAddr, frame, lookup,
     messages::{
-        BucketSums, BucketSumsAnswer, GetHostRequest, GetHostResponse, GetRouteRequest, GetRouteResponse,
-        HostInfo, ReportRequest, ReportStatusRequest, SubscriptionDigest, SubscriptionDigestAnswer,
+        ApiGetRouteRequest, BucketSums, BucketSumsAnswer, GetHostRequest, GetHostResponse, GetRouteRequest,
+        GetRouteResponse, HostInfo, ReportRequest, ReportStatusRequest, SubscriptionDigest,
+        SubscriptionDigestAnswer,
     },
 };
 use prost::Message;
@@ -41,6 +42,7 @@ fuzz_messages! {
     subscription_digest_answer: SubscriptionDigestAnswer,
     bucket_sums: BucketSums,
     bucket_sums_answer: BucketSumsAnswer,
+    api_get_route_request: ApiGetRouteRequest,
 }
 
 #[test]

@@ -4,12 +4,12 @@
 use std::{fmt::Debug, net::Ipv4Addr};
 
 use lars_proto::{
-    HostAddr, ModuleId, frame,
+    HostAddr, ModuleId, frame, lookup,
     messages::{
-        BucketSums, BucketSumsAnswer, GetHostRequest, GetHostResponse, GetRouteRequest, GetRouteResponse,
-        MessageId, RetCode, SubscriptionDigest, SubscriptionDigestAnswer,
+        ApiGetRouteRequest, BucketSums, BucketSumsAnswer, GetHostRequest, GetHostResponse, GetRouteRequest,
+        GetRouteResponse, MessageId, RetCode, SubscriptionDigest, SubscriptionDigestAnswer,
     },
-    route::{self, RouteReply},
+    route::{self, Extensions, RouteReply},
 };
 use prost::Message;
 
@@ -36,7 +36,7 @@ fn check<M: Message + Default + PartialEq + Debug>(captured: &str, id: MessageId
 
 #[test]
 fn client_asks_the_agent_for_a_route() {
-    let request = GetRouteRequest { modid: 1, cmdid: 1, ..Default::default() };
+    let request = ApiGetRouteRequest { modid: 1, cmdid: 1, ..Default::default() };
     check("07000000 04000000 08011001", MessageId::ApiGetRouteRequest, &request);
 }
 
@@ -54,8 +54,34 @@ fn agent_answers_with_a_route() {
 
 #[test]
 fn a_field_that_is_zero_is_absent() {
-    let request = GetHostRequest { seq: 0, modid: 1, cmdid: 1 };
+    let request = GetHostRequest { seq: 0, modid: 1, cmdid: 1, wait_ms: 0 };
     check("04000000 04000000 10011801", MessageId::GetHostRequest, &request);
+
+    let mut encoded = Vec::new();
+    lookup::encode_get_host_request(&request, &mut encoded);
+    assert_eq!(encoded, bytes("04000000 04000000 10011801"));
+}
+
+/// Not captured: the deployed programs send no such fields, and skip them.
+#[test]
+fn what_the_deployed_programs_do_not_say() {
+    let request = GetHostRequest { seq: 0, modid: 1, cmdid: 1, wait_ms: 180 };
+    check("04000000 08000000 10011801 8001b401", MessageId::GetHostRequest, &request);
+    let request = ApiGetRouteRequest { modid: 1, cmdid: 1, wait_ms: 180 };
+    check("07000000 08000000 08011001 8001b401", MessageId::ApiGetRouteRequest, &request);
+    let meant = GetRouteResponse { modid: 9, cmdid: 9, confirmed: true, ..Default::default() };
+    check("02000000 07000000 08091009 900101", MessageId::GetRouteResponse, &meant);
+
+    let (mut encoded, confirms) = (Vec::new(), Extensions { confirms: true, ..Extensions::default() });
+    route::encode_extended(RouteReply::Dns, UNKNOWN, [], confirms, &mut encoded);
+    assert_eq!(encoded, bytes("02000000 07000000 08091009 900101"));
+    encoded.clear();
+    route::encode_extended(RouteReply::Api, ONE, [BACKEND], confirms, &mut encoded);
+    assert_eq!(
+        encoded,
+        bytes("08000000 0f000000 08011001 1a0908818080f80710e13c"),
+        "a route with hosts is as ever"
+    );
 }
 
 #[test]
@@ -131,5 +157,5 @@ fn fields_of_a_later_version_are_skipped() {
     let frame = bytes("04000000 09000000 10011801 8a01026869");
     let frame = frame::decode_datagram(&frame).expect("a frame");
     let request = GetHostRequest::decode(frame.body).expect("a request");
-    assert_eq!(request, GetHostRequest { seq: 0, modid: 1, cmdid: 1 });
+    assert_eq!(request, GetHostRequest { seq: 0, modid: 1, cmdid: 1, wait_ms: 0 });
 }

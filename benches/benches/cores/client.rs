@@ -19,9 +19,9 @@ pub(super) fn questions(c: &mut Criterion) {
     let mut group = c.benchmark_group("client/encode");
     group.throughput(Throughput::Elements(1));
     let question = HostQuestion { seq: 123_456, module: module(1) };
-    group.bench_function("get_host", |b| b.iter(|| black_box(&question).to_datagram()));
+    group.bench_function("get_host", |b| b.iter(|| black_box(&question).to_datagram(175)));
     let question = RouteQuestion { module: module(1) };
-    group.bench_function("get_route", |b| b.iter(|| black_box(&question).to_datagram()));
+    group.bench_function("get_route", |b| b.iter(|| black_box(&question).to_datagram(175)));
     let called = Host::new(module(1), host(7));
     group.bench_function("report", |b| b.iter(|| report_datagram(black_box(&called), Outcome::Failure(1))));
     group.finish();

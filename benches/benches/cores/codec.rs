@@ -33,11 +33,11 @@ fn any_host(rng: &mut Rng) -> HostInfo {
 
 fn get_host_request(rng: &mut Rng) -> GetHostRequest {
     let module = module(rng.u32(..10_000));
-    GetHostRequest { seq: rng.u32(..), modid: module.modid, cmdid: module.cmdid }
+    GetHostRequest { seq: rng.u32(..), modid: module.modid, cmdid: module.cmdid, wait_ms: 180 }
 }
 
 fn get_host_response(rng: &mut Rng) -> GetHostResponse {
-    let GetHostRequest { seq, modid, cmdid } = get_host_request(rng);
+    let GetHostRequest { seq, modid, cmdid, .. } = get_host_request(rng);
     GetHostResponse { seq, modid, cmdid, retcode: RetCode::Succ as i32, host: Some(any_host(rng)) }
 }
 

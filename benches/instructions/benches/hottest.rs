@@ -42,7 +42,12 @@ fn datagrams<M: Message>(id: MessageId, message: impl Fn(u32) -> M) -> Vec<Vec<u
 }
 
 fn get_host_requests() -> Vec<Vec<u8>> {
-    datagrams(MessageId::GetHostRequest, |n| GetHostRequest { seq: 1_000 + n, modid: 1, cmdid: n as i32 })
+    datagrams(MessageId::GetHostRequest, |n| GetHostRequest {
+        seq: 1_000 + n,
+        modid: 1,
+        cmdid: n as i32,
+        wait_ms: 0,
+    })
 }
 
 fn report_requests() -> Vec<Vec<u8>> {

@@ -67,7 +67,9 @@ struct Lookups {
 impl Lookups {
     fn new(ModuleId { modid, cmdid }: ModuleId, in_flight: usize, reports: bool) -> Self {
         let mut request = Vec::new();
-        put(MessageId::GetHostRequest, &GetHostRequest { seq: u32::MAX, modid, cmdid }, &mut request);
+        // As the deployed clients put it.
+        let asked = GetHostRequest { seq: u32::MAX, modid, cmdid, wait_ms: 0 };
+        put(MessageId::GetHostRequest, &asked, &mut request);
         let mut report = Vec::new();
         // Negative numbers take all of the ten bytes that there may be.
         let host = Some(HostInfo { ip: -1, port: -1 });
@@ -180,7 +182,7 @@ mod tests {
     fn check_report(host: HostInfo) {
         let mut lookups = Lookups::new(MODULE, 1, true);
         let request = lookups.begin(0).to_vec();
-        let GetHostRequest { seq, modid, cmdid } =
+        let GetHostRequest { seq, modid, cmdid, .. } =
             GetHostRequest::decode(&request[HEADER_LEN..]).expect("a request");
         let longest = lookups.datagram_len();
         assert!(Some(request.len()) < longest, "it can go behind a report");

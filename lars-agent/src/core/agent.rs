@@ -4,7 +4,8 @@
 //! over the two connections of the agent, to lars-dns and to lars-reporter. What happens comes in by
 //! [`handle`](AgentCore::handle) and [`handle_timeout`](AgentCore::handle_timeout), what is to be done comes out of
 //! [`poll_output`](AgentCore::poll_output), and what of that could not be done goes back by
-//! [`refused`](AgentCore::refused). A client's request takes a shorter way and is answered at once.
+//! [`refused`](AgentCore::refused). A client's request takes a shorter way and is answered at once, unless its module is
+//! not learned yet and the client waits.
 //!
 //! ```text
 //!  any shard:       table ──Interest, Status──▶ outbox ──Message──▶ UPLINKS_SHARD
@@ -15,19 +16,23 @@
 //! Nothing that was accepted is lost: who refuses a message gives it back, who has no room for more is not given more.
 //! The exceptions are requests that reached the wrong shard, which are datagrams, and statistics, which are sent again.
 
-use std::{collections::VecDeque, net::SocketAddr, ops::Add, time::Duration};
+use std::{collections::VecDeque, ops::Add, time::Duration};
 
 use lars_proto::{
-    Endpoint, HostAddr, ModuleId,
+    Endpoint, ModuleId,
     messages::{GetRouteResponse, ReportStatusRequest},
 };
 
+mod lookups;
+
+pub use super::api::{Client, Reply, Request};
 use super::{
-    balancer::{Change, Outcome},
+    balancer::Change,
     dns_link::{DnsLink, DnsMessage},
     outbox::Outbox,
+    pending::Pending,
     reporter_link::{ReporterLink, ReporterState},
-    table::{Answer, Interest, Table, TableConfig},
+    table::{Interest, Table, TableConfig},
     time::Moment,
 };
 use crate::stats::{ApiStats, CoreStats, DnsStats};
@@ -45,42 +50,11 @@ pub struct CoreConfig {
     pub routes_to_anyone: bool,
 }
 
-/// What a client may ask of an agent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Request {
-    GetHost { seq: u32, module: ModuleId },
-    Report { module: ModuleId, host: HostAddr, outcome: Outcome },
-    GetRoute { module: ModuleId },
-}
-
-impl Request {
-    #[must_use]
-    pub const fn module(&self) -> ModuleId {
-        match self {
-            Self::GetHost { module, .. } | Self::Report { module, .. } | Self::GetRoute { module } => *module,
-        }
-    }
-}
-
-/// Who sent a request, and which of the agent's sockets the reply must leave by, or the client would not know it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Client {
-    pub socket: usize,
-    pub addr: SocketAddr,
-}
-
-/// What a request is replied with.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reply {
-    Host { seq: u32, module: ModuleId, answer: Answer },
-    Route { module: ModuleId, hosts: Vec<HostAddr> },
-}
-
 /// What one shard tells another.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Message {
-    /// A request that reached the wrong shard.
-    Request { request: Request, client: Client },
+    /// A request that reached the wrong shard, and when it did.
+    Request { request: Request, client: Client, asked_at: Moment },
     /// To the uplinks: which routes a table is interested in.
     Interest(Interest),
     /// To the uplinks: for lars-reporter.
@@ -109,7 +83,7 @@ pub enum Input {
     },
     ReporterWritable,
     ReporterDown,
-    /// The agent is about to stop: statistics that wait for their interval are due now.
+    /// The agent is about to stop: statistics that wait for their interval are due now, and no request waits any more.
     FlushNow,
 }
 
@@ -182,7 +156,10 @@ pub struct AgentCore {
     /// What lars-reporter takes, as far as this shard has heard.
     reporter: ReporterState,
     uplinks: Option<Box<Uplinks>>,
-    /// Done without the help of any link, and therefore first. As many as one input brings about.
+    /// Requests that wait for a route.
+    pending: Pending,
+    /// Done without the help of any link, and therefore first. As many as one input brings about: of replies, those to
+    /// all who wait.
     ready: VecDeque<Output>,
     outbox: Outbox,
     /// [`AgentCore::poll_output`] may have something to give.
@@ -210,6 +187,7 @@ impl AgentCore {
             reporter: ReporterState::default(),
             uplinks: (shard == UPLINKS_SHARD).then(|| Box::new(uplinks())),
             table: Table::new(config.table),
+            pending: Pending::default(),
             ready: VecDeque::new(),
             outbox: Outbox::new(shards),
             has_output: false,
@@ -218,8 +196,8 @@ impl AgentCore {
         }
     }
 
-    /// A client's request. One for a module of this shard is answered here and now; another is passed on to its shard,
-    /// or dropped like any datagram if that is behind.
+    /// A client's request. One for a module of this shard is answered here and now, or kept until the module is
+    /// learned, if its client waits; another is passed on to its shard, or dropped like any datagram if that is behind.
     pub fn handle_request(&mut self, request: &Request, client: Client, now: Moment) -> Option<Reply> {
         self.now = now;
         let owner = request.module().shard(self.shards);
@@ -227,18 +205,7 @@ impl AgentCore {
             self.forward(*request, client, owner);
             return None;
         }
-        let reply = match *request {
-            Request::GetHost { seq, module } => {
-                Some(Reply::Host { seq, module, answer: self.table.get_host(module, now) })
-            }
-            Request::Report { module, host, outcome } => {
-                self.table.report(module, host, outcome, now);
-                None
-            }
-            Request::GetRoute { module } => self.route_reply(module, client, now),
-        };
-        self.has_output |= self.table.has_output();
-        reply
+        self.serve(request, client, now)
     }
 
     /// Something happened.
@@ -248,10 +215,11 @@ impl AgentCore {
     pub fn handle(&mut self, input: Input, now: Moment) -> Result<(), Busy> {
         self.now = now;
         self.has_output = true;
+        self.end_waits(now);
         match input {
             Input::FromShard(message) => self.receive(message, now),
             Input::Route(response) => return self.take_route(&response, now),
-            Input::FlushNow => self.table.flush_now(),
+            Input::FlushNow => self.prepare_stop(),
             Input::DnsUp
             | Input::DnsWritable
             | Input::DnsDown
@@ -270,7 +238,7 @@ impl AgentCore {
             .uplinks
             .as_ref()
             .map(|uplinks| [uplinks.dns.poll_timeout(), uplinks.reporter.poll_timeout()]);
-        [self.table.poll_timeout(), statistics, self.outbox.poll_timeout()]
+        [self.table.poll_timeout(), statistics, self.outbox.poll_timeout(), self.pending.poll_timeout()]
             .into_iter()
             .chain(uplinks.unwrap_or_default())
             .flatten()
@@ -281,6 +249,7 @@ impl AgentCore {
     pub fn handle_timeout(&mut self, now: Moment) {
         self.now = now;
         self.has_output = true;
+        self.end_waits(now);
         self.table.handle_timeout(now);
     }
 
@@ -361,7 +330,8 @@ impl AgentCore {
     /// What was counted, and what there is.
     #[must_use]
     pub fn stats(&self) -> CoreStats {
-        let (api, table) = (self.stats, self.table.stats());
+        let api = ApiStats { waiting: self.pending.len() as u64, ..self.stats };
+        let table = self.table.stats();
         let Some(uplinks) = &self.uplinks else {
             return CoreStats { api, table, ..CoreStats::default() };
         };
@@ -375,34 +345,24 @@ impl AgentCore {
         &self.table
     }
 
-    fn route_reply(&mut self, module: ModuleId, client: Client, now: Moment) -> Option<Reply> {
-        if !self.routes_to_anyone && !client.addr.ip().to_canonical().is_loopback() {
-            self.stats.routes_refused += 1;
-            return None;
-        }
-        let mut hosts = Vec::new();
-        self.table.get_route(module, now, &mut hosts);
-        Some(Reply::Route { module, hosts })
-    }
-
     fn forward(&mut self, request: Request, client: Client, owner: usize) {
         self.stats.misrouted += 1;
         if self.outbox.is_behind(owner) {
             self.stats.misrouted_dropped += 1;
             return;
         }
-        self.outbox.push(owner, Message::Request { request, client });
+        self.outbox.push(owner, Message::Request { request, client, asked_at: self.now });
         self.has_output = true;
     }
 
     fn receive(&mut self, message: Message, now: Moment) {
         match (message, &mut self.uplinks) {
-            (Message::Request { request, client }, _) => {
-                if let Some(reply) = self.handle_request(&request, client, now) {
+            (Message::Request { request, client, asked_at }, _) => {
+                if let Some(reply) = self.serve(&request, client, asked_at) {
                     self.ready.push_back(Output::Reply { client, reply });
                 }
             }
-            (Message::Route { module, route }, _) => self.table.route_update(module, &route, now),
+            (Message::Route { module, route }, _) => self.learn(module, &route, now),
             (Message::Reporter(state), _) => self.hear_of_reporter(state),
             (Message::Interest(interest), Some(uplinks)) => uplinks.note(interest, now),
             (Message::Status(message), Some(uplinks)) => {
@@ -432,7 +392,7 @@ impl AgentCore {
         let is_wanted = uplinks.dns.answered(module, response.peer_version, now);
         uplinks.count_route(response, &route, is_wanted);
         if is_wanted && owner == self.shard {
-            self.table.route_update(module, &route, now);
+            self.learn(module, &route, now);
         } else if is_wanted {
             self.outbox.push(owner, Message::Route { module, route });
         }
@@ -555,10 +515,18 @@ impl Uplinks {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
+    use std::net::{Ipv4Addr, SocketAddr};
+
+    use lars_proto::HostAddr;
 
     use super::*;
-    use crate::core::{balancer::EjectionRule, dns_link::PEER_VERSION, outbox, time::RETRY_INTERVAL};
+    use crate::core::{
+        balancer::{EjectionRule, Outcome},
+        dns_link::PEER_VERSION,
+        outbox,
+        table::Answer,
+        time::RETRY_INTERVAL,
+    };
 
     const T0: Moment = Moment::ORIGIN;
     const SHARDS: usize = 2;
@@ -582,7 +550,7 @@ mod tests {
     }
 
     fn get_host(module: ModuleId) -> Request {
-        Request::GetHost { seq: 7, module }
+        Request::GetHost { seq: 7, module, wait_ms: 0 }
     }
 
     fn reply(module: ModuleId, answer: Answer) -> Reply {
@@ -643,7 +611,7 @@ mod tests {
     fn a_request_for_another_shard_goes_there_or_is_dropped() {
         let (mut near, mut far) = (core(0), serving_core());
         assert_eq!(near.handle_request(&get_host(FAR), client(LOCAL), T0), None);
-        let message = Message::Request { request: get_host(FAR), client: client(LOCAL) };
+        let message = Message::Request { request: get_host(FAR), client: client(LOCAL), asked_at: T0 };
         assert_eq!(outputs(&mut near), [Output::ToShard(1, message.clone())]);
         let answer = Output::Reply { client: client(LOCAL), reply: reply(FAR, Answer::Host(host(1))) };
         assert_eq!(tell(&mut far, Input::FromShard(message.clone())), [answer]);
@@ -730,8 +698,8 @@ mod tests {
     #[test]
     fn routes_are_told_to_this_machine_only() {
         let mut far = serving_core();
-        let request = Request::GetRoute { module: FAR };
-        let route = Reply::Route { module: FAR, hosts: vec![host(1)] };
+        let request = Request::GetRoute { module: FAR, wait_ms: 0 };
+        let route = Reply::Route { module: FAR, hosts: vec![host(1)], confirmed: false };
         assert_eq!(far.handle_request(&request, client(LOCAL), T0), Some(route));
         let stranger = client(Ipv4Addr::new(10, 0, 0, 7));
         assert_eq!(far.handle_request(&request, stranger, T0), None);

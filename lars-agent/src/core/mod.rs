@@ -2,6 +2,8 @@
 //! out as values. Nothing here reads a clock, knows a socket or logs; the shell drives it.
 //!
 //! * [`agent`]: one shard of the agent, all of what follows put together.
+//! * [`api`]: what a client and the agent say to each other.
+//! * [`pending`]: requests that wait for a route.
 //! * [`table`]: one shard's modules.
 //! * [`balancer`]: one module's hosts and which of them comes next.
 //! * [`statistics`]: when a module's call counts are sent, and in what portions.
@@ -11,6 +13,10 @@
 //! * [`time`]: the clock reading that is passed in.
 
 pub mod agent;
+
+pub mod api;
+
+pub mod pending;
 
 pub mod table;
 

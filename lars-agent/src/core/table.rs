@@ -4,7 +4,7 @@
 //! from memory alone and notes what it wants: which routes it is interested in comes out of
 //! [`Table::poll_interest`], call counts for the reporter out of [`Table::poll_statistics`].
 //!
-//! A module is either *without hosts* (not answered yet, or known to be empty) or *with hosts*, in which
+//! A module is either *without hosts* (not learned yet, or known to be empty) or *with hosts*, in which
 //! case a balancer has them. One moment per module, `ask_at`, says from when on a lookup asks lars-dns:
 //! at once for a new module, [`ASK_AGAIN_INTERVAL`] after a question (answers get lost), `update_timeout`
 //! after an answer. So no module stays without an answer for ever, and none is asked for at every lookup.
@@ -105,6 +105,8 @@ struct Module {
     /// The last lookup that found no hosts, and its place among the others of that kind.
     missed_at: Moment,
     misses: Links,
+    /// lars-dns has said who serves it, if anybody does.
+    is_learned: bool,
     queued: Queued,
     /// None while there are no hosts, which keeps modules learned from garbage small.
     balancer: Option<Box<Balancer>>,
@@ -171,6 +173,11 @@ impl Table {
 
     /// The host for the next call of `module`.
     pub fn get_host(&mut self, module: ModuleId, now: Moment) -> Answer {
+        self.get_host_if_learned(module, now).unwrap_or_else(|| self.missed_host())
+    }
+
+    /// Likewise, for a client that waits: `None` if lars-dns was asked and has not answered yet. Then nothing is counted.
+    pub fn get_host_if_learned(&mut self, module: ModuleId, now: Moment) -> Option<Answer> {
         let mut effects = Effects::default();
         let key = self.look_up(module, now);
         let pick = match key.and_then(|key| self.modules[key].balancer.as_mut()) {
@@ -183,19 +190,48 @@ impl Table {
         let (counter, answer) = match pick {
             Pick::Host(host) => (&mut self.stats.lookups_ok, Answer::Host(host)),
             Pick::Overloaded => (&mut self.stats.lookups_overload, Answer::Overloaded),
+            Pick::NoHosts if key.is_some_and(|key| !self.modules[key].is_learned) => return None,
             Pick::NoHosts => (&mut self.stats.lookups_noexist, Answer::NotFound),
         };
         *counter += 1;
         self.check_invariants();
-        answer
+        Some(answer)
+    }
+
+    /// The answer to a lookup of a host that has waited in vain.
+    pub fn missed_host(&mut self) -> Answer {
+        self.stats.lookups_noexist += 1;
+        Answer::NotFound
     }
 
     /// Appends all hosts of `module` to `hosts`: none if it is unknown or has none.
     pub fn get_route(&mut self, module: ModuleId, now: Moment, hosts: &mut Vec<HostAddr>) {
-        self.stats.route_lookups += 1;
-        self.look_up(module, now);
-        self.each_host(module, &mut |status| hosts.push(status.host));
+        if !self.get_route_if_learned(module, now, hosts) {
+            self.missed_route();
+        }
+    }
+
+    /// Likewise, for a client that waits: false if lars-dns was asked and has not answered yet. Then nothing is counted.
+    pub fn get_route_if_learned(&mut self, module: ModuleId, now: Moment, hosts: &mut Vec<HostAddr>) -> bool {
+        let key = self.look_up(module, now);
+        let is_learned = key.is_none_or(|key| self.modules[key].is_learned);
+        if is_learned {
+            self.stats.route_lookups += 1;
+            self.each_host(module, &mut |status| hosts.push(status.host));
+        }
         self.check_invariants();
+        is_learned
+    }
+
+    /// A lookup of a whole route has waited in vain.
+    pub fn missed_route(&mut self) {
+        self.stats.route_lookups += 1;
+    }
+
+    /// Whether lars-dns has said who serves `module`, if anybody does.
+    #[must_use]
+    pub fn is_learned(&self, module: ModuleId) -> bool {
+        self.by_id.get(&module).is_some_and(|&key| self.modules[key].is_learned)
     }
 
     /// Learns how a call went.
@@ -225,6 +261,7 @@ impl Table {
         self.stats.updates += 1;
         let module = &mut self.modules[key];
         module.ask_at = now + self.config.update_timeout;
+        module.is_learned = true;
         let before = module.census();
         if route.is_empty() {
             if module.balancer.take().is_some() {
@@ -378,9 +415,16 @@ impl Table {
             self.stats.modules_refused += 1;
             return None;
         }
-        let (misses, queued) = (Links::NONE, Queued::default());
-        let key =
-            self.modules.insert(Module { id, ask_at: now, missed_at: now, misses, queued, balancer: None });
+        let module = Module {
+            id,
+            ask_at: now,
+            missed_at: now,
+            misses: Links::NONE,
+            is_learned: false,
+            queued: Queued::default(),
+            balancer: None,
+        };
+        let key = self.modules.insert(module);
         self.misses.push_back(&mut self.modules, key as u32);
         self.by_id.insert(id, key);
         self.keys_end = self.keys_end.max(key + 1);

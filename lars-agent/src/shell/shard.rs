@@ -7,8 +7,8 @@ use std::{
 
 use lars_proto::{
     HostAddr, ModuleId, frame, lookup,
-    messages::{Forget, GetHostResponse, GetRouteRequest, MessageId, RetCode},
-    route::{self, RouteReply},
+    messages::{ApiGetRouteRequest, Forget, GetHostResponse, GetRouteRequest, MessageId, RetCode},
+    route::{self, Extensions, RouteReply},
 };
 use lars_runtime::{ConnId, Datagram, LogThrottle, Mailboxes, ShardContext, UdpSender};
 use prost::Message as _;
@@ -248,7 +248,7 @@ fn decode(datagram: &[u8]) -> Result<Request, Refusal> {
     match MessageId::try_from(frame.id).unwrap_or_default() {
         MessageId::GetHostRequest => {
             let request = lookup::decode_get_host_request(frame.body).map_err(|_| Refusal::Body)?;
-            Ok(Request::GetHost { seq: request.seq, module: request.module() })
+            Ok(Request::GetHost { seq: request.seq, module: request.module(), wait_ms: request.wait_ms })
         }
         MessageId::ReportRequest => {
             let request = lookup::decode_report_request(frame.body).map_err(|_| Refusal::Body)?;
@@ -257,8 +257,8 @@ fn decode(datagram: &[u8]) -> Result<Request, Refusal> {
             Ok(Request::Report { module: request.module(), host, outcome })
         }
         MessageId::ApiGetRouteRequest => {
-            let request = GetRouteRequest::decode(frame.body).map_err(|_| Refusal::Body)?;
-            Ok(Request::GetRoute { module: request.module() })
+            let request = ApiGetRouteRequest::decode(frame.body).map_err(|_| Refusal::Body)?;
+            Ok(Request::GetRoute { module: request.module(), wait_ms: request.wait_ms })
         }
         MessageId::Unknown
         | MessageId::GetRouteRequest
@@ -288,8 +288,11 @@ fn encode(reply: &Reply, out: &mut Vec<u8>) -> bool {
             lookup::encode_get_host_response(&response, out);
             true
         }
-        Reply::Route { module, hosts } => {
-            route::encode(RouteReply::Api, *module, hosts.iter().copied(), out) == hosts.len()
+        Reply::Route { module, hosts, confirmed } => {
+            let extensions = Extensions { confirms: *confirmed, ..Extensions::default() };
+            let sent =
+                route::encode_extended(RouteReply::Api, *module, hosts.iter().copied(), extensions, out);
+            sent == hosts.len()
         }
     }
 }
@@ -319,10 +322,17 @@ mod tests {
     #[test]
     fn the_three_requests() {
         let (modid, cmdid) = (MODULE.modid, MODULE.cmdid);
-        let get_host = GetHostRequest { seq: 7, modid, cmdid };
-        check(MessageId::GetHostRequest, &get_host, Ok(Request::GetHost { seq: 7, module: MODULE }));
-        let get_route = GetRouteRequest { modid, cmdid, ..Default::default() };
-        check(MessageId::ApiGetRouteRequest, &get_route, Ok(Request::GetRoute { module: MODULE }));
+        for wait_ms in [0, 180] {
+            let get_host = GetHostRequest { seq: 7, modid, cmdid, wait_ms };
+            let expect = Request::GetHost { seq: 7, module: MODULE, wait_ms };
+            check(MessageId::GetHostRequest, &get_host, Ok(expect));
+            let get_route = ApiGetRouteRequest { modid, cmdid, wait_ms };
+            check(
+                MessageId::ApiGetRouteRequest,
+                &get_route,
+                Ok(Request::GetRoute { module: MODULE, wait_ms }),
+            );
+        }
         let host = HostAddr::v4(Ipv4Addr::BROADCAST, 65_535);
         let report = ReportRequest { modid, cmdid, host: Some(host.to_wire()), retcode: -1 };
         let expect = Request::Report { module: MODULE, host, outcome: Outcome::Failure };
@@ -354,7 +364,8 @@ mod tests {
 
     #[test]
     fn each_kind_of_garbage_is_told_apart() {
-        let good = datagram(MessageId::GetHostRequest, &GetHostRequest { seq: 1, modid: 1, cmdid: 1 });
+        let good =
+            datagram(MessageId::GetHostRequest, &GetHostRequest { seq: 1, modid: 1, cmdid: 1, wait_ms: 0 });
         assert_eq!(decode(b""), Err(Refusal::Frame));
         assert_eq!(decode(&good[..good.len() - 1]), Err(Refusal::Frame));
         assert_eq!(decode(&[&good[..], b"x"].concat()), Err(Refusal::Frame));

@@ -15,8 +15,8 @@ use lars_agent::{Agent, RawConfig};
 use lars_proto::{
     HostAddr, ModuleId, frame,
     messages::{
-        Forget, GetHostRequest, GetHostResponse, GetRouteRequest, GetRouteResponse, MessageId, ReportRequest,
-        ReportStatusRequest, RetCode,
+        ApiGetRouteRequest, Forget, GetHostRequest, GetHostResponse, GetRouteRequest, GetRouteResponse,
+        MessageId, ReportRequest, ReportStatusRequest, RetCode,
     },
     route::{self, RouteReply},
 };
@@ -144,11 +144,16 @@ impl Client {
 
     #[track_caller]
     pub(crate) fn get_host_by(&self, shard: usize, seq: u32, module: ModuleId) -> GetHostResponse {
-        let request = GetHostRequest { seq, modid: module.modid, cmdid: module.cmdid };
-        self.send_to_shard(shard, &framed(MessageId::GetHostRequest, &request));
+        self.ask_host_by(shard, seq, module, 0);
         let response: GetHostResponse = unframed(MessageId::GetHostResponse, &self.receive_from_shard(shard));
         assert_eq!((response.seq, response.module()), (seq, module));
         response
+    }
+
+    /// Asks for a host without waiting for it here; the agent may take so long.
+    pub(crate) fn ask_host_by(&self, shard: usize, seq: u32, module: ModuleId, wait_ms: u32) {
+        let request = GetHostRequest { seq, modid: module.modid, cmdid: module.cmdid, wait_ms };
+        self.send_to_shard(shard, &framed(MessageId::GetHostRequest, &request));
     }
 
     /// The port of the host that a lookup gives, if it gives one.
@@ -162,7 +167,7 @@ impl Client {
     /// Asks for a route without waiting for it. Gives the shard that was asked.
     pub(crate) fn ask_route(&self, module: ModuleId) -> usize {
         let shard = module.shard(self.agent.len());
-        let request = GetRouteRequest { modid: module.modid, cmdid: module.cmdid, ..Default::default() };
+        let request = ApiGetRouteRequest { modid: module.modid, cmdid: module.cmdid, wait_ms: 0 };
         self.send_to_shard(shard, &framed(MessageId::ApiGetRouteRequest, &request));
         shard
     }
@@ -317,7 +322,12 @@ impl FakeDns {
     }
 
     pub(crate) fn start_at(addr: SocketAddr) -> Self {
-        let routes = Arc::<Mutex<Routes>>::default();
+        Self::serving(addr, HashMap::new())
+    }
+
+    /// Has these routes before anybody can ask.
+    pub(crate) fn serving(addr: SocketAddr, hosts: HashMap<ModuleId, Vec<HostAddr>>) -> Self {
+        let routes = Arc::new(Mutex::new(Routes { hosts, ..Routes::default() }));
         let shared = Arc::clone(&routes);
         let server = FrameServer::start(addr, move |id, body| {
             let mut routes = lock(&shared);

@@ -8,6 +8,10 @@ use super::Question;
 /// be restarting, and this is how late we may notice that it is back.
 const REFUSED_PAUSE: Duration = Duration::from_millis(10);
 
+/// So much of what is left, and no more, is kept for the agent's no to come back, when a module is not learned in time.
+const RETURN_SHARE: u32 = 8;
+const RETURN_TIME_MAX: Duration = Duration::from_millis(50);
+
 /// How long to wait for an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Timeouts {
@@ -54,6 +58,7 @@ enum LastSend {
 #[derive(Debug)]
 pub(crate) struct Lookup<Q> {
     question: Q,
+    /// The one sent last.
     datagram: Vec<u8>,
     last: LastSend,
     per_try: Duration,
@@ -67,8 +72,8 @@ pub(crate) struct Lookup<Q> {
 impl<Q: Question> Lookup<Q> {
     pub(crate) fn new(question: Q, timeouts: Timeouts, believe_absence: bool, now: Instant) -> Self {
         Self {
-            datagram: question.to_datagram(),
             question,
+            datagram: Vec::new(),
             last: LastSend::NotSentYet,
             per_try: timeouts.per_try,
             next_send: now,
@@ -92,6 +97,8 @@ impl<Q: Question> Lookup<Q> {
             LastSend::NotSentYet | LastSend::Awaited | LastSend::Undeliverable => {
                 self.last = LastSend::JustSent;
                 self.next_send = now + self.per_try;
+                self.datagram =
+                    self.question.to_datagram(wait_ms(self.deadline.saturating_duration_since(now)));
                 Action::Send(&self.datagram)
             }
         }
@@ -111,6 +118,12 @@ impl<Q: Question> Lookup<Q> {
             self.next_send = now + REFUSED_PAUSE.min(self.per_try);
         }
     }
+}
+
+/// How long the agent may take to learn the module, where we wait for its answer for `left`.
+fn wait_ms(left: Duration) -> u32 {
+    let wait = left - (left / RETURN_SHARE).min(RETURN_TIME_MAX);
+    u32::try_from(wait.as_millis()).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
@@ -136,13 +149,19 @@ mod tests {
     fn asks_twice_then_gives_up() {
         let start = Instant::now();
         let mut lookup = lookup(start);
-        let asking = QUESTION.to_datagram();
-        assert_eq!(lookup.poll(start), Action::Send(&asking));
+        assert_eq!(lookup.poll(start), Action::Send(&QUESTION.to_datagram(175)));
         assert_eq!(lookup.poll(start), Action::ReceiveUntil(start + ms(100)));
         assert_eq!(lookup.poll(start + ms(99)), Action::ReceiveUntil(start + ms(100)));
-        assert_eq!(lookup.poll(start + ms(100)), Action::Send(&asking));
+        let again = QUESTION.to_datagram(87);
+        assert_eq!(lookup.poll(start + ms(100)), Action::Send(&again), "the agent is told what is left");
         assert_eq!(lookup.poll(start + ms(100)), Action::ReceiveUntil(start + ms(200)));
         assert_eq!(lookup.poll(start + ms(200)), Action::GiveUp(GiveUp::Timeout));
+    }
+
+    #[test]
+    fn the_agent_is_left_the_time_to_say_no() {
+        let waits = [0, 1, 8, 80, 200, 400, 10_000].map(|left| wait_ms(ms(left)));
+        assert_eq!(waits, [0, 0, 7, 70, 175, 350, 9_950]);
     }
 
     #[test]

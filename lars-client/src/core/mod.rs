@@ -5,7 +5,7 @@ mod lookup;
 mod question;
 mod registration;
 
-pub use question::{HostQuestion, Question, RouteQuestion, report_datagram};
+pub use question::{HostQuestion, Question, Route, RouteQuestion, report_datagram};
 
 pub(crate) use lookup::{Action, GiveUp, Lookup, Timeouts};
 pub(crate) use registration::{Next, Registration};

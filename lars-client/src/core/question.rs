@@ -5,7 +5,8 @@ use lars_proto::{
     frame::{self, DATAGRAM_BODY_LEN_MAX, HEADER_LEN},
     lookup,
     messages::{
-        GetHostRequest, GetHostResponse, GetRouteRequest, GetRouteResponse, MessageId, ReportRequest, RetCode,
+        ApiGetRouteRequest, GetHostRequest, GetHostResponse, GetRouteResponse, MessageId, ReportRequest,
+        RetCode,
     },
 };
 use prost::Message;
@@ -20,8 +21,8 @@ pub trait Question {
     /// Answers are shorter, in bytes; whatever is longer may be cut off and then is no answer.
     const ANSWER_LEN_MAX: usize;
 
-    /// The datagram that asks it.
-    fn to_datagram(&self) -> Vec<u8>;
+    /// The datagram that asks it. The agent may take `wait_ms` milliseconds to learn the module, if it has not yet.
+    fn to_datagram(&self, wait_ms: u32) -> Vec<u8>;
 
     /// The answer, if `datagram` is one to this question: late, foreign and malformed ones are `None`.
     fn answer_in(&self, datagram: &[u8]) -> Option<Self::Answer>;
@@ -42,10 +43,10 @@ impl Question for HostQuestion {
     /// Answers have some 60 bytes; the rest is room for the fields of later versions.
     const ANSWER_LEN_MAX: usize = 1_024;
 
-    fn to_datagram(&self) -> Vec<u8> {
+    fn to_datagram(&self, wait_ms: u32) -> Vec<u8> {
         let Self { seq, module: ModuleId { modid, cmdid } } = *self;
         let mut datagram = Vec::new();
-        lookup::encode_get_host_request(&GetHostRequest { seq, modid, cmdid }, &mut datagram);
+        lookup::encode_get_host_request(&GetHostRequest { seq, modid, cmdid, wait_ms }, &mut datagram);
         datagram
     }
 
@@ -81,18 +82,26 @@ pub struct RouteQuestion {
     pub module: ModuleId,
 }
 
+/// What the agent knows of a module.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Those that cannot be called, with a port out of range, are left out.
+    pub hosts: Vec<HostAddr>,
+    /// There are no others: the agent has asked, or would have waited for them. Those of the original never say so.
+    pub confirmed: bool,
+}
+
 impl Question for RouteQuestion {
-    /// Hosts that cannot be called, with a port out of range, are left out.
-    type Answer = Vec<HostAddr>;
+    type Answer = Route;
 
     const ANSWER_LEN_MAX: usize = HEADER_LEN + DATAGRAM_BODY_LEN_MAX;
 
-    fn to_datagram(&self) -> Vec<u8> {
+    fn to_datagram(&self, wait_ms: u32) -> Vec<u8> {
         let ModuleId { modid, cmdid } = self.module;
         let mut datagram = Vec::new();
         let encoded = frame::encode(
             MessageId::ApiGetRouteRequest,
-            &GetRouteRequest { modid, cmdid, ..Default::default() },
+            &ApiGetRouteRequest { modid, cmdid, wait_ms },
             &mut datagram,
         );
         debug_assert_eq!(encoded, Ok(()), "two numbers fit a frame");
@@ -101,8 +110,8 @@ impl Question for RouteQuestion {
 
     fn answer_in(&self, datagram: &[u8]) -> Option<Self::Answer> {
         let response = GetRouteResponse::decode(body(MessageId::ApiGetRouteResponse, datagram)?).ok()?;
-        (response.module() == self.module)
-            .then(|| response.host.iter().filter_map(|host| HostAddr::from_wire(host).ok()).collect())
+        let hosts = || response.host.iter().filter_map(|host| HostAddr::from_wire(host).ok()).collect();
+        (response.module() == self.module).then(|| Route { hosts: hosts(), confirmed: response.confirmed })
     }
 }
 
@@ -154,13 +163,16 @@ mod tests {
         }
     }
 
-    /// The bytes that deployed C++ clients send.
+    /// The bytes that deployed C++ clients send, who do not wait.
     #[test]
     fn questions_are_put_as_they_always_were() {
-        let host = HostQuestion { seq: 0, module: MODULE }.to_datagram();
-        assert_eq!(host, [4, 0, 0, 0, 4, 0, 0, 0, 0x10, 1, 0x18, 1]);
-        let route = RouteQuestion { module: MODULE }.to_datagram();
-        assert_eq!(route, [7, 0, 0, 0, 4, 0, 0, 0, 0x08, 1, 0x10, 1]);
+        let host = HostQuestion { seq: 0, module: MODULE };
+        assert_eq!(host.to_datagram(0), [4, 0, 0, 0, 4, 0, 0, 0, 0x10, 1, 0x18, 1]);
+        let route = RouteQuestion { module: MODULE };
+        assert_eq!(route.to_datagram(0), [7, 0, 0, 0, 4, 0, 0, 0, 0x08, 1, 0x10, 1]);
+        // And what they skip.
+        assert_eq!(host.to_datagram(175), [4, 0, 0, 0, 8, 0, 0, 0, 0x10, 1, 0x18, 1, 0x80, 1, 0xaf, 1]);
+        assert_eq!(route.to_datagram(175), [7, 0, 0, 0, 8, 0, 0, 0, 0x08, 1, 0x10, 1, 0x80, 1, 0xaf, 1]);
     }
 
     #[test]
@@ -215,8 +227,9 @@ mod tests {
         let response = GetRouteResponse { modid: 1, cmdid: 1, host, ..Default::default() };
         let datagram = encode(MessageId::ApiGetRouteResponse, &response);
         let route = RouteQuestion { module: MODULE }.answer_in(&datagram).expect("an answer");
-        let route: Vec<String> = route.iter().map(HostAddr::to_string).collect();
-        assert_eq!(route, ["127.0.0.1:7777", "255.255.255.255:80"]);
+        let hosts: Vec<String> = route.hosts.iter().map(HostAddr::to_string).collect();
+        assert_eq!(hosts, ["127.0.0.1:7777", "255.255.255.255:80"]);
+        assert!(!route.confirmed);
         assert!(RouteQuestion { module: ModuleId::new(1, 2) }.answer_in(&datagram).is_none());
         let from_dns = encode(MessageId::GetRouteResponse, &response);
         assert!(RouteQuestion { module: MODULE }.answer_in(&from_dns).is_none());

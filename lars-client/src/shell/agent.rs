@@ -8,7 +8,7 @@ use std::{
     ops::RangeInclusive,
     process,
     sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use lars_proto::ModuleId;
@@ -71,21 +71,6 @@ impl<S> Agent<S> {
         HostQuestion { seq: self.next_seq.fetch_add(1, Ordering::Relaxed), module }
     }
 
-    pub(crate) fn lookup<Q: Question>(&self, port: &Port<S>, question: Q, now: Instant) -> Lookup<Q> {
-        Lookup::new(question, self.timeouts, port.absent.load(Ordering::Relaxed), now)
-    }
-
-    /// Remembers how a lookup on `port` ended without an answer, and makes it an error.
-    pub(crate) fn gave_up(&self, port: &Port<S>, why: GiveUp, problem: Option<io::Error>) -> NoAnswer {
-        port.absent.store(why == GiveUp::Unreachable, Ordering::Relaxed);
-        match why {
-            GiveUp::Timeout => NoAnswer::Timeout { agent: port.addr, waited: self.timeouts.total },
-            GiveUp::Unreachable => {
-                port.unreachable(problem.unwrap_or_else(|| io::ErrorKind::ConnectionRefused.into()))
-            }
-        }
-    }
-
     /// One send, and no waiting for anything.
     pub(crate) fn report(&self, host: &Host, outcome: Outcome) {
         self.port(host.module).report(&report_datagram(host, outcome));
@@ -112,6 +97,21 @@ impl<S> Port<S> {
 
     pub(crate) fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    pub(crate) fn lookup<Q: Question>(&self, question: Q, timeouts: Timeouts, now: Instant) -> Lookup<Q> {
+        Lookup::new(question, timeouts, self.absent.load(Ordering::Relaxed), now)
+    }
+
+    /// Remembers how a lookup ended that got no answer and had `waited`, and makes it an error.
+    pub(crate) fn gave_up(&self, why: GiveUp, problem: Option<io::Error>, waited: Duration) -> NoAnswer {
+        self.absent.store(why == GiveUp::Unreachable, Ordering::Relaxed);
+        match why {
+            GiveUp::Timeout => NoAnswer::Timeout { agent: self.addr, waited },
+            GiveUp::Unreachable => {
+                self.unreachable(problem.unwrap_or_else(|| io::ErrorKind::ConnectionRefused.into()))
+            }
+        }
     }
 
     /// The agent is there.

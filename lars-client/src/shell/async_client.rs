@@ -80,7 +80,7 @@ impl AsyncClient {
     /// As [`Client::register`](crate::Client::register).
     ///
     /// # Errors
-    /// What the last try came to: [`RegisterError::NotFound`] if it found no hosts.
+    /// [`RegisterError::NotFound`] if nobody serves the module, or the agent has not learned yet who does.
     pub async fn register(&self, module: ModuleId) -> Result<Vec<HostAddr>, RegisterError> {
         self.calls.register(module).await
     }

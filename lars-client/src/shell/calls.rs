@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     ClientConfig, ClientError, GetHostError, Host, HostAddr, ModuleId, Outcome, RegisterError,
-    core::{Action, HostQuestion, Next, Question, Registration, RouteQuestion},
+    core::{Action, HostQuestion, Next, Question, Registration, Route, RouteQuestion, Timeouts},
     error::NoAnswer,
 };
 
@@ -59,30 +59,40 @@ impl<T: Transport> Calls<T> {
             Some(socket) => socket,
             None => open::<T, HostQuestion>(agent, port)?,
         };
-        let answer = ask::<T, _>(agent, port, &mut socket, agent.host_question(module)).await?;
+        let question = agent.host_question(module);
+        let answer = ask::<T, _>(port, &mut socket, question, agent.timeouts()).await?;
         // Only after an answer: nothing but late answers to host questions can arrive on it then.
         port.pooled.put(socket);
         answer
     }
 
     pub(super) async fn get_route(&self, module: ModuleId) -> Result<Vec<HostAddr>, ClientError> {
-        let agent = self.agent()?;
-        let port = agent.port(module);
-        let mut socket = open::<T, RouteQuestion>(agent, port)?;
-        Ok(ask::<T, _>(agent, port, &mut socket, RouteQuestion { module }).await?)
+        let timeouts = self.agent()?.timeouts();
+        Ok(self.ask_route(module, timeouts).await?.hosts)
     }
 
     pub(super) async fn register(&self, module: ModuleId) -> Result<Vec<HostAddr>, RegisterError> {
-        let mut registration = Registration::new(module);
+        let mut timeouts = self.agent().map_err(ClientError::from)?.timeouts();
+        let deadline = T::now() + timeouts.total;
+        let mut registration = Registration::new(module, deadline);
         loop {
-            match registration.handle_route(self.get_route(module).await) {
+            let route = self.ask_route(module, timeouts).await;
+            match registration.handle_route(route, T::now()) {
                 Next::Done(result) => return result,
                 Next::AskAgainAfter(pause) => {
                     let now = T::now();
                     T::pause(now, now + pause).await;
+                    timeouts.total = deadline.saturating_duration_since(T::now());
                 }
             }
         }
+    }
+
+    async fn ask_route(&self, module: ModuleId, timeouts: Timeouts) -> Result<Route, ClientError> {
+        let agent = self.agent()?;
+        let port = agent.port(module);
+        let mut socket = open::<T, RouteQuestion>(agent, port)?;
+        Ok(ask::<T, _>(port, &mut socket, RouteQuestion { module }, timeouts).await?)
     }
 
     /// One send, and no waiting for anything.
@@ -118,13 +128,13 @@ fn open<T: Transport, Q: Question>(
 }
 
 async fn ask<T: Transport, Q: Question>(
-    agent: &Agent<T::Socket>,
     port: &Port<T::Socket>,
     socket: &mut T::Socket,
     question: Q,
+    timeouts: Timeouts,
 ) -> Result<Q::Answer, NoAnswer> {
     let mut now = T::now();
-    let mut lookup = agent.lookup(port, question, now);
+    let mut lookup = port.lookup(question, timeouts, now);
     let mut problem = None;
     loop {
         let done = match lookup.poll(now) {
@@ -134,7 +144,7 @@ async fn ask<T: Transport, Q: Question>(
                 T::pause(now, until).await;
                 Ok(None)
             }
-            Action::GiveUp(why) => return Err(agent.gave_up(port, why, problem)),
+            Action::GiveUp(why) => return Err(port.gave_up(why, problem, timeouts.total)),
         };
         now = T::now();
         match done {

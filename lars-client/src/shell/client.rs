@@ -43,7 +43,8 @@ impl Client {
     }
 
     /// A host to call for `module`; ask before each call, the agent balances. Returns within
-    /// [`timeout`](ClientConfig::timeout) × ([`retries`](ClientConfig::retries) + 1).
+    /// [`timeout`](ClientConfig::timeout) × ([`retries`](ClientConfig::retries) + 1): at once where the agent knows the
+    /// module, and else when the agent has learned it, for which that time is left to it.
     ///
     /// While the agent does not run, the first lookup uses this time to wait for its return, and those after
     /// it fail at once until it is back.
@@ -119,7 +120,7 @@ impl Client {
     }
 
     /// All hosts of `module` that the agent knows and that fit a datagram (at least 3,800), healthy or not; none if
-    /// it does not know the module, which makes it fetch the route. For people and for checks: callers of
+    /// nobody serves the module. For people and for checks: callers of
     /// a service use [`Client::get_host`], because only that is balanced.
     ///
     /// Takes as long as [`Client::get_host`] at most.
@@ -130,11 +131,11 @@ impl Client {
         at_once(self.calls.get_route(module))
     }
 
-    /// Makes the agent fetch the route of `module` and returns it, so that the first [`Client::get_host`]
-    /// does not meet [`GetHostError::NotFound`] only because the agent has just started. Worth a call per
-    /// module when the program starts.
+    /// Makes the agent fetch the route of `module` and returns it, so that the first [`Client::get_host`] need not wait
+    /// for that. Worth a call per module when the program starts.
     ///
-    /// Asks for the route up to three times, 50 ms apart, until there are hosts.
+    /// Takes as long as [`Client::get_host`] at most. It is one question, for the agent answers when it has the route;
+    /// one of the original, which does not wait, is asked up to three times, 50 ms apart.
     ///
     /// ```no_run
     /// use lars_client::{Client, ModuleId};
@@ -148,7 +149,7 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// What the last try came to: [`RegisterError::NotFound`] if it found no hosts.
+    /// [`RegisterError::NotFound`] if nobody serves the module, or the agent has not learned yet who does.
     pub fn register(&self, module: ModuleId) -> Result<Vec<HostAddr>, RegisterError> {
         at_once(self.calls.register(module))
     }

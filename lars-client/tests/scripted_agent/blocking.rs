@@ -11,7 +11,10 @@ use lars_client::{
     Client, ClientConfig, ClientError, GetHostError, Host, HostAddr, ModuleId, Outcome, ProtocolError,
     RegisterError,
 };
-use lars_proto::messages::{GetHostResponse, HostInfo, ReportRequest};
+use lars_proto::{
+    messages::{GetHostRequest, GetHostResponse, HostInfo, ReportRequest},
+    route::Extensions,
+};
 use lars_testkit::{eventually_some, reserved_addr};
 
 use crate::fake_agent::{FakeAgent, Request, config_for, datagram, host_of};
@@ -126,7 +129,13 @@ fn the_first_datagram_may_get_lost() {
     let config = ClientConfig { timeout: Duration::from_millis(30), retries: 1_000, ..agent.config() };
     assert_eq!(client(config).get_host(MODULE).expect("a host").addr, host_of(MODULE));
     // The same question again: a late answer to the first datagram is as good as one to the second.
-    assert_eq!(requests.recv_timeout(PATIENCE), requests.recv_timeout(PATIENCE));
+    let next = || match requests.recv_timeout(PATIENCE) {
+        Ok(Request::GetHost(asked)) => asked,
+        other => panic!("{other:?} is no lookup"),
+    };
+    let (first, second) = (next(), next());
+    assert_eq!(GetHostRequest { wait_ms: second.wait_ms, ..first }, second);
+    assert!(second.wait_ms < first.wait_ms, "the agent is told what is left");
 }
 
 #[test]
@@ -266,7 +275,8 @@ fn a_route_is_what_the_agent_knows() {
     let hosts: Vec<HostAddr> = (0..3_800).map(|n| host_of(ModuleId::new(0, n))).collect();
     let known = hosts.clone();
     let agent = FakeAgent::start(1, move |call| {
-        call.reply_route(if call.request == Request::GetRoute(MODULE) { &known } else { &[] });
+        let is_known = matches!(call.request, Request::GetRoute(asked) if asked.module() == MODULE);
+        call.reply_route(if is_known { &known } else { &[] });
     });
     let client = client(agent.config());
     assert_eq!(client.get_route(MODULE).expect("a route"), hosts);
@@ -299,8 +309,27 @@ fn every_route_is_asked_for_from_a_new_port() {
     }
 }
 
+/// An agent that waits answers once, with what it has by then.
 #[test]
-fn registering_waits_for_the_first_hosts() {
+fn registering_is_one_question() {
+    const CONFIRMS: Extensions = Extensions { announces: false, confirms: true };
+    let agent = FakeAgent::start(1, |call| {
+        assert_eq!(call.nth, 0, "one question is enough");
+        assert!(call.wait_ms() > 0);
+        call.reply_route_with(&[host_of(MODULE)], CONFIRMS);
+    });
+    assert_eq!(client(agent.config()).register(MODULE).expect("hosts"), [host_of(MODULE)]);
+
+    let agent = FakeAgent::start(1, |call| {
+        assert_eq!(call.nth, 0, "one question is enough");
+        call.reply_route_with(&[], CONFIRMS);
+    });
+    let result = client(agent.config()).register(MODULE);
+    assert!(matches!(result, Err(RegisterError::NotFound(MODULE))), "{result:?}");
+}
+
+#[test]
+fn an_agent_of_the_original_is_asked_again_for_the_first_hosts() {
     let agent = FakeAgent::start(1, |call| {
         let hosts = [host_of(MODULE)];
         call.reply_route(if call.nth < 2 { &[] } else { &hosts });
@@ -310,7 +339,10 @@ fn registering_waits_for_the_first_hosts() {
 
 #[test]
 fn registering_ends_when_there_are_no_hosts() {
-    let agent = FakeAgent::start(1, |call| call.reply_route(&[]));
+    let agent = FakeAgent::start(1, |call| {
+        assert!(call.nth < 3, "three questions are enough");
+        call.reply_route(&[]);
+    });
     let result = client(agent.config()).register(MODULE);
     assert!(matches!(result, Err(RegisterError::NotFound(MODULE))), "{result:?}");
 

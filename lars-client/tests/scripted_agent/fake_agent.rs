@@ -14,8 +14,8 @@ use std::{
 use lars_client::{ClientConfig, HostAddr, ModuleId};
 use lars_proto::{
     frame,
-    messages::{GetHostRequest, GetHostResponse, GetRouteRequest, MessageId, ReportRequest, RetCode},
-    route::{self, RouteReply},
+    messages::{ApiGetRouteRequest, GetHostRequest, GetHostResponse, MessageId, ReportRequest, RetCode},
+    route::{self, Extensions, RouteReply},
 };
 use prost::Message;
 
@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Request {
     GetHost(GetHostRequest),
-    GetRoute(ModuleId),
+    GetRoute(ApiGetRouteRequest),
     Report(ReportRequest),
 }
 
@@ -35,9 +35,7 @@ impl Request {
         let frame = frame::decode_datagram(datagram).expect("clients send frames");
         match MessageId::try_from(frame.id) {
             Ok(MessageId::GetHostRequest) => Self::GetHost(decode(frame.body)),
-            Ok(MessageId::ApiGetRouteRequest) => {
-                Self::GetRoute(decode::<GetRouteRequest>(frame.body).module())
-            }
+            Ok(MessageId::ApiGetRouteRequest) => Self::GetRoute(decode(frame.body)),
             Ok(MessageId::ReportRequest) => Self::Report(decode(frame.body)),
             _ => panic!("clients do not send message {}", frame.id),
         }
@@ -70,12 +68,23 @@ impl Call<'_> {
     }
 
     pub(crate) fn reply_route(&self, hosts: &[HostAddr]) {
-        let Request::GetRoute(module) = self.request else {
-            panic!("{:?} is no route request", self.request)
-        };
-        let mut datagram = Vec::new();
-        route::encode(RouteReply::Api, module, hosts.iter().copied(), &mut datagram);
+        self.reply_route_with(hosts, Extensions::default());
+    }
+
+    pub(crate) fn reply_route_with(&self, hosts: &[HostAddr], extensions: Extensions) {
+        let Request::GetRoute(asked) = self.request else { panic!("{:?} is no route request", self.request) };
+        let (module, mut datagram) = (asked.module(), Vec::new());
+        route::encode_extended(RouteReply::Api, module, hosts.iter().copied(), extensions, &mut datagram);
         self.reply(&datagram);
+    }
+
+    /// How long the client lets the agent wait.
+    pub(crate) fn wait_ms(&self) -> u32 {
+        match &self.request {
+            Request::GetHost(asked) => asked.wait_ms,
+            Request::GetRoute(asked) => asked.wait_ms,
+            Request::Report(report) => panic!("{report:?} is no question"),
+        }
     }
 
     /// The right answer to a lookup, with the host that every test expects for this module.

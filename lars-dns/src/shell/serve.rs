@@ -6,7 +6,7 @@ use ahash::{AHashMap, AHashSet};
 use lars_proto::{
     ModuleId, frame,
     messages::{BucketSums, Forget, GetRouteRequest, MessageId, SubscriptionDigest},
-    route::{self, RouteReply},
+    route::{self, Extensions, RouteReply},
 };
 use lars_runtime::{CloseReason, ConnId, Flow, Handlers, LogThrottle, SendError, ShardContext};
 use prost::Message;
@@ -21,6 +21,9 @@ use crate::core::{
 
 /// How often a shard says that agents connect, or have more subscriptions than they may.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// What an agent that announces itself is told with the first answer.
+const FIRST_ANSWER: Extensions = Extensions { announces: true, confirms: false };
 
 /// The state of a shard.
 pub(super) struct Shard {
@@ -138,7 +141,8 @@ impl Shard {
         module: ModuleId,
     ) -> Result<(), SendError> {
         self.response.clear();
-        route::encode_announcing(module, self.snapshot.hosts(module).iter().copied(), &mut self.response);
+        let hosts = self.snapshot.hosts(module).iter().copied();
+        route::encode_extended(RouteReply::Dns, module, hosts, FIRST_ANSWER, &mut self.response);
         net.send(conn, &self.response)?;
         self.announced.insert(conn);
         Ok(())

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lars_client::{Client, ClientError, GetHostError, Host, HostAddr, ModuleId, Outcome};
+use lars_client::{Client, ClientConfig, ClientError, GetHostError, Host, HostAddr, ModuleId, Outcome};
 use serde::Serialize;
 
 use crate::{
@@ -15,12 +15,16 @@ use crate::{
     out::Out,
 };
 
-/// Between two questions to an agent that does not know the module yet.
+/// Between two questions where nobody serves the module yet, as far as lars-dns knows: it reads edits once a second.
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(50);
 
 /// A client of the agent that the flags name.
 pub(super) fn client(agent: &AgentArgs) -> Result<Client, Failure> {
-    match Client::with_config(agent.client_config()) {
+    client_with(agent.client_config())
+}
+
+fn client_with(config: ClientConfig) -> Result<Client, Failure> {
+    match Client::with_config(config) {
         Err(ClientError::Config { key, problem }) => Err(Failure::AgentFlag { flag: flag(key), problem }),
         made => Ok(made?),
     }
@@ -37,15 +41,14 @@ fn flag(field: &str) -> &'static str {
 
 pub(crate) fn get_host(args: &LookupArgs, out: &mut Out<'_>) -> Result<(), Failure> {
     let module = args.module.id();
-    let client = client(&args.agent)?;
+    let client = client_with(args.agent.patient_client_config())?;
     let host = patiently(args.agent.wait(), may_come_later, || client.get_host(module))?;
     Ok(if args.json { write_host_json(&host, out.data()) } else { writeln!(out.data(), "{}", host.addr) }?)
 }
 
 pub(crate) fn get_route(args: &LookupArgs, out: &mut Out<'_>) -> Result<(), Failure> {
     let module = args.module.id();
-    let client = client(&args.agent)?;
-    let hosts = route(&client, module, &args.agent)?;
+    let hosts = route(module, &args.agent)?;
     if args.json {
         return Ok(write_route_json(module, &hosts, out.data())?);
     }
@@ -59,7 +62,7 @@ pub(crate) fn report(args: &ReportArgs, out: &mut Out<'_>) -> Result<(), Failure
     let (module, host) = (args.module.id(), args.host);
     let client = client(&args.agent)?;
     // Reports are not answered. That there is an agent, and that it knows the host, has to be asked.
-    if !route(&client, module, &args.agent)?.contains(&host) {
+    if !route(module, &args.agent)?.contains(&host) {
         return Err(Failure::UnknownHost { module, host });
     }
     client.report(&Host::new(module, host), outcome(args.outcome));
@@ -70,7 +73,8 @@ pub(crate) fn report(args: &ReportArgs, out: &mut Out<'_>) -> Result<(), Failure
 }
 
 /// The hosts of a module, of which there is at least one.
-pub(super) fn route(client: &Client, module: ModuleId, agent: &AgentArgs) -> Result<Vec<HostAddr>, Failure> {
+pub(super) fn route(module: ModuleId, agent: &AgentArgs) -> Result<Vec<HostAddr>, Failure> {
+    let client = client_with(agent.patient_client_config())?;
     let ask = || match client.get_route(module) {
         Ok(hosts) if hosts.is_empty() => Err(Failure::UnknownModule(module)),
         answer => Ok(answer?),
@@ -81,7 +85,7 @@ pub(super) fn route(client: &Client, module: ModuleId, agent: &AgentArgs) -> Res
     patiently(agent.wait(), may_come, ask)
 }
 
-/// An agent that has just been started, or that has just heard of the module.
+/// An agent that is still to be started, or a module that has just been added.
 fn may_come_later(error: &GetHostError) -> bool {
     matches!(error, GetHostError::NotFound(_) | GetHostError::AgentUnreachable { .. })
 }

@@ -29,7 +29,7 @@ const SETTLE_TIME_MAX: Duration = Duration::from_secs(3);
 pub(crate) fn run(args: &SimulateArgs, out: &mut Out<'_>) -> Result<(), Failure> {
     let module = args.module.id();
     let client = client_call::client(&args.agent)?;
-    let hosts = client_call::route(&client, module, &args.agent)?;
+    let hosts = client_call::route(module, &args.agent)?;
     out.note(format_args!(
         "warning: this changes live state: the agent takes these calls of module {module} for real ones, may eject \
          hosts for them, and has them stored"

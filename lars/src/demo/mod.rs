@@ -11,7 +11,6 @@ mod view;
 use std::{
     env, io,
     net::{Ipv4Addr, SocketAddr},
-    thread,
     time::{Duration, Instant},
 };
 
@@ -47,9 +46,8 @@ const RULES: Rules = Rules {
 };
 /// Callers of a demo had better wait than fail on a machine that has more to do.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the agent may take to learn of the module.
-const REGISTER_TIME_MAX: Duration = Duration::from_secs(30);
-const ASK_AGAIN_AFTER: Duration = Duration::from_millis(20);
+/// So often, so that the agent has half a minute to learn of the module.
+const LOOKUP_RETRIES: u32 = 5;
 
 pub(crate) fn run(args: &DemoArgs, out: &mut Out<'_>) -> Result<(), Failure> {
     let _last_lines = log_quietly().map_err(Failure::Logging)?;
@@ -85,7 +83,7 @@ fn perform(
     let config = stack_config(url)?;
     let Some(stack) = Stack::start(config, shutdown)? else { return Err(Failure::Interrupted) };
     let client = client(&stack)?;
-    await_route(&client)?;
+    client.register(MODULE)?;
 
     let start = Instant::now();
     let stage = Stage {
@@ -136,21 +134,10 @@ fn client(stack: &Stack) -> Result<Client, Failure> {
         base_port: addrs.first().map_or(0, SocketAddr::port),
         shards: addrs.len() as u16,
         timeout: LOOKUP_TIMEOUT,
+        retries: LOOKUP_RETRIES,
         ..ClientConfig::default()
     };
     Ok(Client::with_config(config)?)
-}
-
-/// The first question about a module makes the agent fetch its route.
-fn await_route(client: &Client) -> Result<(), Failure> {
-    let deadline = Instant::now() + REGISTER_TIME_MAX;
-    loop {
-        match client.register(MODULE) {
-            Ok(_) => return Ok(()),
-            Err(error) if Instant::now() > deadline => return Err(error.into()),
-            Err(_) => thread::sleep(ASK_AGAIN_AFTER),
-        }
-    }
 }
 
 fn write_end(facts: &Facts, verdicts: &[Verdict], out: &mut Out<'_>) -> io::Result<()> {

@@ -49,10 +49,16 @@ fn agent_starts_before_dns_and_reporter() {
     world.add(MODULE, &[host(0, 1)]);
     let _agent = world.start_agent();
     world.await_agent();
-    assert!(matches!(world.client.get_host(MODULE), Err(GetHostError::NotFound(_))));
-    let _dns = world.start_dns(0);
-    world.await_route(MODULE, &[host(0, 1)]);
-    let host = world.client.get_host(MODULE).expect("a host");
+    let impatient = client(world.agent_port, Duration::from_millis(100));
+    eventually("the agent says that it does not know the module", || {
+        matches!(impatient.get_host(MODULE), Err(GetHostError::NotFound(_)))
+    });
+    // The first lookup of a patient caller waits for lars-dns.
+    let (host, _dns) = thread::scope(|scope| {
+        let lookup = scope.spawn(|| world.client.get_host(MODULE));
+        let dns = world.start_dns(0);
+        (lookup.join().expect("no panic").expect("a host"), dns)
+    });
     world.client.report(&host, Outcome::Failure(1));
     let _reporter = world.start_reporter();
     eventually("the report from before the reporter is stored", || {

@@ -71,7 +71,7 @@ fn a_datagram_to_the_wrong_port_is_answered_from_there() {
         socket.connect(("127.0.0.1", world.agent_port + shard)).expect("connects");
         socket.set_read_timeout(Some(std::time::Duration::from_millis(500))).expect("a timeout");
         let mut request = Vec::new();
-        let message = GetHostRequest { seq: 41, modid: 1, cmdid: 1 };
+        let message = GetHostRequest { seq: 41, modid: 1, cmdid: 1, wait_ms: 0 };
         frame::encode(MessageId::GetHostRequest, &message, &mut request).expect("fits");
         let mut buffer = [0; 2_048];
         let len = eventually_some("an answer", || {

@@ -226,11 +226,12 @@ impl World {
         });
     }
 
-    /// Waits until the agent answers at all.
+    /// Waits until the agent answers at all. It has no time to learn a module.
     pub(crate) fn await_agent(&self) {
+        let client = client(self.agent_port, Duration::from_millis(200));
         eventually("the agent answers", || {
             !matches!(
-                self.client.get_host(ModuleId::new(77, 77)),
+                client.get_host(ModuleId::new(77, 77)),
                 Err(GetHostError::AgentUnreachable { .. } | GetHostError::Timeout { .. })
             )
         });
