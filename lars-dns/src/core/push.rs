@@ -5,13 +5,17 @@ use std::sync::Arc;
 use lars_proto::{
     HostAddr, ModuleId,
     frame::BODY_LEN_MAX,
-    route::{self, HOST_LEN_MAX, RouteReply},
+    route::{self, Extensions, HOST_LEN_MAX, RouteReply},
 };
 
 use super::snapshot::Snapshot;
 
 /// So many hosts fit a frame, whatever their addresses; 64 bytes are for everything else in it.
 const HOSTS_ALWAYS_FIT: usize = (BODY_LEN_MAX - 64) / HOST_LEN_MAX;
+
+/// Agents that announced themselves are told of an empty route that it is meant: lars-dns has read all routes before it
+/// listens.
+pub const CONFIRMS: Extensions = Extensions { announces: false, confirms: true };
 
 /// A module's new state as the frame that all its subscribers get.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +24,8 @@ pub struct Push {
     pub module: ModuleId,
     /// The response frame, encoded once and shared by all shards and connections.
     pub frame: Arc<[u8]>,
+    /// The same for agents that announced themselves, if that is another: it says that an empty route is meant.
+    pub extended: Option<Arc<[u8]>>,
     /// Hosts that did not fit into the frame.
     pub hosts_cut: usize,
 }
@@ -30,7 +36,19 @@ impl Push {
     pub fn encode(module: ModuleId, hosts: &[HostAddr], scratch: &mut Vec<u8>) -> Self {
         scratch.clear();
         let sent = route::encode(RouteReply::Dns, module, hosts.iter().copied(), scratch);
-        Self { module, frame: scratch.as_slice().into(), hosts_cut: hosts.len() - sent }
+        let frame = scratch.as_slice().into();
+        let extended = hosts.is_empty().then(|| {
+            scratch.clear();
+            route::encode_extended(RouteReply::Dns, module, [], CONFIRMS, scratch);
+            scratch.as_slice().into()
+        });
+        Self { module, frame, extended, hosts_cut: hosts.len() - sent }
+    }
+
+    /// What a connection is sent, whose agent announced itself or did not.
+    #[must_use]
+    pub fn frame_for(&self, is_announced: bool) -> &Arc<[u8]> {
+        self.extended.as_ref().filter(|_| is_announced).unwrap_or(&self.frame)
     }
 }
 
@@ -75,6 +93,11 @@ mod tests {
         assert_eq!((push.module, route.module()), (module, module));
         assert_eq!(route.host.len() + push.hosts_cut, hosts.len());
         assert_eq!(push.hosts_cut > 0, cut_expected, "{host_count} hosts");
+        assert!(!route.confirmed, "deployed agents are told what they always were");
+        assert_eq!(push.frame_for(false), &push.frame);
+        let extended = frame::decode_datagram(push.frame_for(true)).expect("one frame");
+        let extended = GetRouteResponse::decode(extended.body).expect("a route");
+        assert_eq!(extended, GetRouteResponse { confirmed: hosts.is_empty(), ..route });
     }
 
     #[test]

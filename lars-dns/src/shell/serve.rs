@@ -14,7 +14,7 @@ use prost::Message;
 use super::stats::DnsStats;
 use crate::core::{
     digest::Tally,
-    push::Push,
+    push::{CONFIRMS, Push},
     snapshot::Snapshot,
     subscriptions::{Subscribed, Subscriptions},
 };
@@ -23,7 +23,7 @@ use crate::core::{
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What an agent that announces itself is told with the first answer.
-const FIRST_ANSWER: Extensions = Extensions { announces: true, confirms: false };
+const FIRST_ANSWER: Extensions = Extensions { announces: true, ..CONFIRMS };
 
 /// The state of a shard.
 pub(super) struct Shard {
@@ -91,7 +91,8 @@ impl Shard {
             self.subscriptions.note_hosts(push.module, !self.snapshot.hosts(push.module).is_empty());
             self.stats.pushes_deferred += self.subscriptions.publish(push.module, &mut ready) as u64;
             for &conn in &ready {
-                let sent = net.send_shared(conn, &push.frame);
+                let is_announced = push.extended.is_some() && self.announced.contains(&conn);
+                let sent = net.send_shared(conn, push.frame_for(is_announced));
                 self.after_push(net, conn, push.module, sent);
             }
         }
@@ -127,10 +128,8 @@ impl Shard {
         conn: ConnId,
         module: ModuleId,
     ) -> Result<(), SendError> {
-        self.response.clear();
-        let hosts = self.snapshot.hosts(module).iter().copied();
-        route::encode(RouteReply::Dns, module, hosts, &mut self.response);
-        net.send(conn, &self.response)
+        let is_announced = self.announced.contains(&conn);
+        self.send_extended(net, conn, module, if is_announced { CONFIRMS } else { Extensions::default() })
     }
 
     /// The same for the first request of an agent that said which extensions it knows: it is told ours.
@@ -140,12 +139,22 @@ impl Shard {
         conn: ConnId,
         module: ModuleId,
     ) -> Result<(), SendError> {
-        self.response.clear();
-        let hosts = self.snapshot.hosts(module).iter().copied();
-        route::encode_extended(RouteReply::Dns, module, hosts, FIRST_ANSWER, &mut self.response);
-        net.send(conn, &self.response)?;
+        self.send_extended(net, conn, module, FIRST_ANSWER)?;
         self.announced.insert(conn);
         Ok(())
+    }
+
+    fn send_extended(
+        &mut self,
+        net: &mut ShardContext<Self>,
+        conn: ConnId,
+        module: ModuleId,
+        extensions: Extensions,
+    ) -> Result<(), SendError> {
+        self.response.clear();
+        let hosts = self.snapshot.hosts(module).iter().copied();
+        route::encode_extended(RouteReply::Dns, module, hosts, extensions, &mut self.response);
+        net.send(conn, &self.response)
     }
 
     /// What `conn` is subscribed to, summed up. None if that takes another turn.

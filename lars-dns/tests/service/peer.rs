@@ -55,6 +55,11 @@ impl Peer {
     pub(crate) fn query_as(&mut self, module: ModuleId, peer_version: u32) -> GetRouteResponse {
         let request = GetRouteRequest { modid: module.modid, cmdid: module.cmdid, peer_version };
         self.send(&encoded(MessageId::GetRouteRequest, &request));
+        self.next_response()
+    }
+
+    /// The next answer or push, with all that it says.
+    pub(crate) fn next_response(&mut self) -> GetRouteResponse {
         let (id, body) = self.next_frame();
         assert_eq!(id, MessageId::GetRouteResponse as i32);
         GetRouteResponse::decode(&body[..]).expect("a route")
@@ -96,9 +101,7 @@ impl Peer {
 
     /// The next answer or push.
     pub(crate) fn next_route(&mut self) -> (ModuleId, Vec<HostAddr>) {
-        let (id, body) = self.next_frame();
-        assert_eq!(id, MessageId::GetRouteResponse as i32);
-        let route = GetRouteResponse::decode(&body[..]).expect("a route");
+        let route = self.next_response();
         let hosts = route.host.iter().map(|host| HostAddr::from_wire(host).expect("a host"));
         (route.module(), hosts.collect())
     }

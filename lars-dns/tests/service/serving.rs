@@ -98,6 +98,25 @@ fn an_agent_that_announces_itself_is_answered_and_may_forget() {
 }
 
 #[test]
+fn an_empty_route_is_said_to_be_meant_to_whoever_understands_that() {
+    let database = Sqlite::new();
+    database.add(module(1), host(1));
+    let dns = start(without_full_reload(database.url()));
+    let (mut agent, mut deployed) = (Peer::connect(&dns), Peer::connect(&dns));
+    assert!(agent.query_as(module(2), 1).confirmed, "also in the first answer");
+    assert!(!agent.query_as(module(1), 0).confirmed, "a route with hosts says nothing of it");
+    assert!(agent.query_as(module(3), 0).confirmed);
+    assert!(!deployed.query_as(module(2), 0).confirmed);
+    assert_eq!(deployed.query(module(1)), [host(1)]);
+    database.edit(&[RouteEdit::RemoveModule(module(1))]);
+    for (peer, confirmed) in [(&mut agent, true), (&mut deployed, false)] {
+        let push = peer.next_response();
+        assert_eq!((push.module(), push.host.len(), push.confirmed), (module(1), 0, confirmed));
+    }
+    dns.stop();
+}
+
+#[test]
 fn random_lookups_do_not_keep_modules_from_being_pushed() {
     let database = Sqlite::new();
     database.add(module(1), host(1));
