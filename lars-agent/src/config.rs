@@ -117,11 +117,14 @@ pub struct DnsSection {
     pub servers: Vec<String>,
     /// A connection whose server owes answers and sends none for so long is given up.
     pub answer_timeout_ms: u64,
+    /// For how long a module keeps its hosts when a server has none of it any more and does not say that this is meant;
+    /// 0: not at all.
+    pub empty_hold_ms: u64,
 }
 
 impl Default for DnsSection {
     fn default() -> Self {
-        Self { servers: vec!["127.0.0.1:7778".to_owned()], answer_timeout_ms: 15_000 }
+        Self { servers: vec!["127.0.0.1:7778".to_owned()], answer_timeout_ms: 15_000, empty_hold_ms: 30_000 }
     }
 }
 
@@ -194,6 +197,11 @@ impl RawConfig {
             balancer: Arc::new(self.balance.params()?),
             modules_max: modules_max.div_ceil(api.shards),
             update_timeout: millis("balance.update_timeout_ms", self.balance.update_timeout_ms)?,
+            empty_hold: Duration::from_millis(in_range(
+                "dns.empty_hold_ms",
+                self.dns.empty_hold_ms,
+                0..=MILLIS_MAX,
+            )?),
             report_interval: millis("reporter.report_interval_ms", self.reporter.report_interval_ms)?,
         };
         Ok(AgentConfig {
@@ -344,6 +352,7 @@ mod tests {
         let table = &config.core.table;
         assert_eq!(table.update_timeout, Duration::from_secs(15));
         assert_eq!(table.report_interval, Duration::from_secs(1));
+        assert_eq!(table.empty_hold, Duration::from_secs(30));
         assert_eq!(table.modules_max, 333_334);
         assert_eq!(*table.balancer, BalancerParams::default());
     }
@@ -359,6 +368,7 @@ mod tests {
             ("api.spin_us", &["100001"]),
             ("dns.servers", &["[]", "['127.0.0.1']", "['dns:0']", "['dns:7778', ':7778']", "['::1:7778']"]),
             ("dns.answer_timeout_ms", &["0"]),
+            ("dns.empty_hold_ms", &["32000000000"]),
             ("reporter.servers", &["[]", "['reporter:65536']"]),
             ("reporter.report_interval_ms", &["0"]),
             ("balance.probe_num", &["0"]),

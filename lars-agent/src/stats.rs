@@ -71,6 +71,12 @@ counters! {
         counter updates: u64,
         /// Routes of modules that nobody looks up any more; ignored.
         counter updates_unknown: u64,
+        /// Times an empty route of a module with hosts was kept back, because lars-dns did not say that it is meant.
+        counter doubts: u64,
+        /// Of these, those after which lars-dns told of hosts again.
+        counter doubts_dispelled: u64,
+        /// Modules whose empty route is kept back now.
+        gauge in_doubt: u64,
     }
 }
 

@@ -268,3 +268,33 @@ fn many_modules_are_asked_for_again_after_a_reconnect() {
     });
     agent.stop();
 }
+
+#[test]
+fn an_empty_route_is_believed_when_it_is_meant_or_stays() {
+    let stage = Stage::with(|raw| raw.dns.empty_hold_ms = support::HOUR_MS);
+    let other = ModuleId::new(1, 4);
+    stage.serve(ONE, [1]);
+    stage.serve(other, [1]);
+    stage.dns.set_route(ONE, &[]);
+    stage.dns.push(ONE);
+    let before = stage.dns.queries().len();
+    eventually("it is asked for again, though nobody looks it up", || stage.dns.queries().len() > before + 1);
+    assert_eq!(stage.client().pick(ONE), Some(1));
+    let stats = stage.agent.stats().table;
+    assert_eq!((stats.doubts, stats.in_doubt), (1, 1));
+    stage.dns.set_route(ONE, &hosts([2]));
+    eventually("the hosts that come again are used", || stage.client().pick(ONE) == Some(2));
+    assert_eq!(stage.agent.stats().table.doubts_dispelled, 1);
+
+    let meant = GetRouteResponse { modid: 1, cmdid: 4, confirmed: true, ..Default::default() };
+    stage.dns.push_bytes(&framed(MessageId::GetRouteResponse, &meant));
+    eventually("what is meant is in force", || stage.client().pick(other).is_none());
+    stage.agent.stop();
+
+    let stage = Stage::with(|raw| raw.dns.empty_hold_ms = 1);
+    stage.serve(ONE, [1]);
+    stage.dns.set_route(ONE, &[]);
+    stage.dns.push(ONE);
+    eventually("so is what stays", || stage.client().pick(ONE).is_none());
+    stage.agent.stop();
+}

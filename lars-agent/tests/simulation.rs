@@ -115,7 +115,9 @@ impl Dns {
         let hosts = self.routes.get(&module).cloned().unwrap_or_default();
         let host: Vec<HostInfo> = hosts.iter().map(|host| host.to_wire()).collect();
         let ModuleId { modid, cmdid } = module;
-        self.to_agent.push_back(GetRouteResponse { modid, cmdid, host, peer_version, ..Default::default() });
+        let confirmed = host.is_empty() && self.has_announced;
+        let response = GetRouteResponse { modid, cmdid, host, confirmed, peer_version, ..Default::default() };
+        self.to_agent.push_back(response);
     }
 
     fn edit(&mut self, module: ModuleId, hosts: Vec<HostAddr>) {
@@ -164,6 +166,9 @@ struct World {
     reporter: Reporter,
     /// The routes that came into force last.
     arrived: BTreeMap<ModuleId, BTreeSet<HostAddr>>,
+    /// The modules with hosts that are said to have none, and since when.
+    in_doubt: BTreeMap<ModuleId, Moment>,
+    empty_hold: Duration,
     /// Hosts never leave a route. If they do, what was said of them may be on its way, and meets a new host.
     only_grows: bool,
     /// Hosts that fail at present.
@@ -187,8 +192,13 @@ impl World {
             ..Health::default()
         };
         let params = BalancerParams { probe_num: rng.u32(1..12), health, limits: Limits::default() };
-        let table =
-            TableConfig { balancer: Arc::new(params), modules_max: MODULES_MAX, ..TableConfig::default() };
+        let empty_hold = Duration::from_millis(rng.u64(0..10_000));
+        let table = TableConfig {
+            balancer: Arc::new(params),
+            modules_max: MODULES_MAX,
+            empty_hold,
+            ..TableConfig::default()
+        };
         let config = CoreConfig { table, answer_timeout: Duration::from_secs(15), routes_to_anyone: false };
         let dns = Dns { announces: rng.bool(), ..Dns::default() };
         Self {
@@ -200,6 +210,8 @@ impl World {
             dns,
             reporter: Reporter::default(),
             arrived: BTreeMap::new(),
+            in_doubt: BTreeMap::new(),
+            empty_hold,
             sick: BTreeSet::new(),
             asked: BTreeMap::new(),
             next_port: 1,
@@ -373,22 +385,48 @@ impl World {
 
     /// Something happens to a shard. False if it is too busy for that.
     fn tell(&mut self, shard: usize, input: Input) -> bool {
-        let route = if let Input::FromShard(Message::Route { module, route }) = &input {
-            Some((*module, route.iter().map(|endpoint| endpoint.addr).collect::<Vec<_>>()))
+        let route = if let Input::FromShard(Message::Route { module, route, confirmed }) = &input {
+            let hosts: BTreeSet<_> = route.iter().map(|endpoint| endpoint.addr).collect();
+            Some((*module, hosts, *confirmed))
         } else if let Input::Route(response) = &input {
             let hosts = response.host.iter().map(|host| HostAddr::from_wire(host).expect("a host"));
-            Some((response.module(), hosts.collect()))
+            Some((response.module(), hosts.collect(), response.confirmed))
         } else {
             None
         };
         let updates = self.cores[shard].stats().table.updates;
         let is_taken = self.cores[shard].handle(input, self.now).is_ok();
         let is_in_force = self.cores[shard].stats().table.updates > updates;
-        if let Some((module, hosts)) = route.filter(|_| is_in_force) {
-            self.arrived.insert(module, hosts.into_iter().collect());
+        if let Some((module, hosts, confirmed)) = route.filter(|(module, ..)| module.shard(SHARDS) == shard) {
+            self.check_doubt(module, &hosts, confirmed, is_in_force);
+            if is_in_force {
+                self.arrived.insert(module, hosts);
+            }
         }
         self.drain(shard);
         is_taken
+    }
+
+    /// A module keeps its hosts until it is sure that it has none.
+    fn check_doubt(
+        &mut self,
+        module: ModuleId,
+        hosts: &BTreeSet<HostAddr>,
+        confirmed: bool,
+        is_in_force: bool,
+    ) {
+        let had_hosts = self.arrived.get(&module).is_some_and(|hosts| !hosts.is_empty());
+        if !had_hosts || !hosts.is_empty() || confirmed {
+            assert!(!had_hosts || is_in_force, "there is no doubt of {hosts:?} of {module}");
+            self.in_doubt.remove(&module);
+            return;
+        }
+        let since = *self.in_doubt.entry(module).or_insert(self.now);
+        let is_over = self.now.is_due(since + self.empty_hold, self.empty_hold);
+        assert_eq!(is_in_force, is_over, "{module} is in doubt since {since:?}, at {:?}", self.now);
+        if is_over {
+            self.in_doubt.remove(&module);
+        }
     }
 
     /// Does what a core wants done, or refuses.

@@ -59,8 +59,8 @@ pub enum Message {
     Interest(Interest),
     /// To the uplinks: for lars-reporter.
     Status(ReportStatusRequest),
-    /// From the uplinks to the owner of the module: its route.
-    Route { module: ModuleId, route: Vec<Endpoint> },
+    /// From the uplinks to the owner of the module: its route and, if that is empty, whether it is said to be meant.
+    Route { module: ModuleId, route: Vec<Endpoint>, confirmed: bool },
     /// From the uplinks to all: what lars-reporter takes.
     Reporter(ReporterState),
 }
@@ -109,6 +109,8 @@ pub enum Event {
     AsksAgain { modules: usize },
     /// There are more modules than may be; some without hosts are forgotten early, or new ones not remembered.
     TableFull { modules_max: usize },
+    /// An empty route of a module with hosts is kept back, because lars-dns does not say that it is meant.
+    InDoubt { module: ModuleId },
     /// A host was ejected or has recovered, and by which rule; or a module panics.
     Changed { module: ModuleId, change: Change },
 }
@@ -268,6 +270,9 @@ impl AgentCore {
             if self.table.poll_full() {
                 return Some(Output::Log(Event::TableFull { modules_max: self.modules_max }));
             }
+            if let Some(module) = self.table.poll_doubt() {
+                return Some(Output::Log(Event::InDoubt { module }));
+            }
             if let Some((module, change)) = self.table.poll_change() {
                 return Some(Output::Log(Event::Changed { module, change }));
             }
@@ -362,7 +367,7 @@ impl AgentCore {
                     self.ready.push_back(Output::Reply { client, reply });
                 }
             }
-            (Message::Route { module, route }, _) => self.learn(module, &route, now),
+            (Message::Route { module, route, confirmed }, _) => self.learn(module, &route, confirmed, now),
             (Message::Reporter(state), _) => self.hear_of_reporter(state),
             (Message::Interest(interest), Some(uplinks)) => uplinks.note(interest, now),
             (Message::Status(message), Some(uplinks)) => {
@@ -381,7 +386,7 @@ impl AgentCore {
             debug_assert!(false, "only shard {UPLINKS_SHARD} has the connections");
             return Ok(());
         };
-        let module = response.module();
+        let (module, confirmed) = (response.module(), response.confirmed);
         let owner = module.shard(self.shards);
         if owner != self.shard && !self.outbox.has_room(owner) {
             // A route must not be lost, because no lookup would ask for it.
@@ -392,9 +397,9 @@ impl AgentCore {
         let is_wanted = uplinks.dns.answered(module, response.peer_version, now);
         uplinks.count_route(response, &route, is_wanted);
         if is_wanted && owner == self.shard {
-            self.learn(module, &route, now);
+            self.learn(module, &route, confirmed, now);
         } else if is_wanted {
-            self.outbox.push(owner, Message::Route { module, route });
+            self.outbox.push(owner, Message::Route { module, route, confirmed });
         }
         Ok(())
     }
@@ -578,7 +583,10 @@ mod tests {
         core.handle_request(&get_host(FAR), client(LOCAL), T0);
         outputs(&mut core);
         let route = vec![Endpoint::from(host(1))];
-        assert_eq!(tell(&mut core, Input::FromShard(Message::Route { module: FAR, route })), []);
+        assert_eq!(
+            tell(&mut core, Input::FromShard(Message::Route { module: FAR, route, confirmed: false })),
+            []
+        );
         core
     }
 
@@ -599,7 +607,7 @@ mod tests {
         assert!(!far.has_output());
         let query = DnsMessage::Query { module: FAR, peer_version: PEER_VERSION };
         assert_eq!(tell(&mut near, Input::FromShard(interest)), [Output::SendToDns(query)]);
-        let to_owner = Message::Route { module: FAR, route: vec![Endpoint::from(host(1))] };
+        let to_owner = Message::Route { module: FAR, route: vec![Endpoint::from(host(1))], confirmed: false };
         assert_eq!(tell(&mut near, Input::Route(route(FAR, &[1]))), [Output::ToShard(1, to_owner.clone())]);
         assert_eq!(tell(&mut far, Input::FromShard(to_owner)), []);
         let answer = far.handle_request(&get_host(FAR), client(LOCAL), T0);

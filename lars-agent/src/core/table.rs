@@ -32,6 +32,10 @@ use super::{
 };
 use crate::stats::TableStats;
 
+mod doubts;
+
+use doubts::Doubts;
+
 /// After so long without an answer a lookup asks lars-dns again.
 pub const ASK_AGAIN_INTERVAL: Duration = Duration::from_secs(2);
 /// A module without hosts that nobody has asked for in this time is forgotten.
@@ -64,6 +68,8 @@ pub struct TableConfig {
     pub modules_max: usize,
     /// How long an answer of lars-dns counts as current.
     pub update_timeout: Duration,
+    /// For how long an empty route of a module with hosts is kept back that lars-dns does not say to be meant.
+    pub empty_hold: Duration,
     /// The least time between two status reports of a module whose hosts do not change state.
     pub report_interval: Duration,
 }
@@ -74,6 +80,7 @@ impl Default for TableConfig {
             balancer: Arc::default(),
             modules_max: 1_000_000,
             update_timeout: Duration::from_secs(15),
+            empty_hold: Duration::from_secs(30),
             report_interval: Duration::from_secs(1),
         }
     }
@@ -136,6 +143,7 @@ pub struct Table {
     /// The modules without hosts, the longest-missed first.
     misses: LinkedOrder<0>,
     interests: VecDeque<Interest>,
+    doubts: Doubts,
     /// When it was last noted that the table is full, and whether somebody should be told.
     full_at: Option<Moment>,
     is_full_news: bool,
@@ -154,12 +162,14 @@ impl Table {
     #[must_use]
     pub fn new(config: TableConfig) -> Self {
         let schedule = Schedule::new(config.report_interval);
+        let doubts = Doubts::new(config.empty_hold);
         Self {
             config,
             modules: Slab::new(),
             by_id: HashMap::default(),
             misses: LinkedOrder::default(),
             interests: VecDeque::new(),
+            doubts,
             full_at: None,
             is_full_news: false,
             changes: VecDeque::new(),
@@ -252,7 +262,7 @@ impl Table {
         self.check_invariants();
     }
 
-    /// lars-dns says that `route` is the route of `module` now.
+    /// Puts `route` into force as the route of `module`.
     pub fn route_update(&mut self, module: ModuleId, route: &[Endpoint], now: Moment) {
         let Some(&key) = self.by_id.get(&module) else {
             self.stats.updates_unknown += 1;
@@ -378,8 +388,8 @@ impl Table {
     }
 
     #[must_use]
-    pub const fn stats(&self) -> TableStats {
-        self.stats
+    pub fn stats(&self) -> TableStats {
+        TableStats { in_doubt: self.doubts.len() as u64, ..self.stats }
     }
 
     /// Visits every host of `module`, the idle ones first, in the order in which they will be picked.
@@ -396,18 +406,24 @@ impl Table {
             Some(&key) => key,
             None => self.insert_module(id, now)?,
         };
+        self.ask(key, now);
         let module = &mut self.modules[key];
-        let wait_max = self.config.update_timeout.max(ASK_AGAIN_INTERVAL);
-        if now.is_due(module.ask_at, wait_max) && self.interests.len() < INTERESTS_MAX {
-            module.ask_at = now + ASK_AGAIN_INTERVAL;
-            self.interests.push_back(Interest::Want(id));
-        }
         if module.balancer.is_none() {
             module.missed_at = now;
             self.misses.remove(&mut self.modules, key as u32);
             self.misses.push_back(&mut self.modules, key as u32);
         }
         Some(key)
+    }
+
+    /// Asks lars-dns for the route of a module, if it is time to.
+    fn ask(&mut self, key: usize, now: Moment) {
+        let module = &mut self.modules[key];
+        let wait_max = self.config.update_timeout.max(ASK_AGAIN_INTERVAL);
+        if now.is_due(module.ask_at, wait_max) && self.interests.len() < INTERESTS_MAX {
+            module.ask_at = now + ASK_AGAIN_INTERVAL;
+            self.interests.push_back(Interest::Want(module.id));
+        }
     }
 
     fn insert_module(&mut self, id: ModuleId, now: Moment) -> Option<usize> {
@@ -485,7 +501,11 @@ impl Table {
         if let Some(balancer) = &mut module.balancer {
             let mut effects = Effects::default();
             balancer.sweep(now, &mut effects);
+            let is_in_doubt = self.doubts.has(module.id);
             self.note(key, effects, now);
+            if is_in_doubt {
+                self.ask(key, now);
+            }
         } else if now.is_due(module.missed_at + FORGET_AFTER, FORGET_AFTER) {
             self.forget(key);
         }
@@ -515,6 +535,9 @@ impl Table {
         assert_eq!(self.by_id.len(), self.modules.len(), "each module is in the map");
         assert!(self.modules.len() <= self.config.modules_max, "modules are bounded");
         assert!(self.sweep_from <= self.keys_end, "sweeps stay in range");
+        let in_doubt = |module: &Module| module.balancer.is_some() && self.doubts.has(module.id);
+        let in_doubt = self.modules.iter().filter(|(_, module)| in_doubt(module)).count();
+        assert_eq!(in_doubt, self.doubts.len(), "only who has hosts is in doubt");
         assert_eq!(self.stats.modules, self.modules.len() as u64, "modules are counted");
         let census = self.modules.iter().map(|(_, module)| module.census());
         let (idle, overloaded) =

@@ -27,6 +27,9 @@ use crate::{
 /// The least time between two lines about hosts, on each shard.
 const CHANGES_LOG_INTERVAL: Duration = Duration::from_millis(200);
 
+/// The least time between two lines about empty routes, likewise.
+const DOUBTS_LOG_INTERVAL: Duration = Duration::from_secs(10);
+
 pub(super) struct AgentShard {
     /// The origin of the moments that the core is given.
     started: Instant,
@@ -43,6 +46,8 @@ pub(super) struct AgentShard {
     stats: ApiStats,
     /// Of lines about hosts: a failing network ejects many.
     changes: LogThrottle,
+    /// Of lines about empty routes: a mistake concerns many modules.
+    doubts: LogThrottle,
 }
 
 impl AgentShard {
@@ -64,6 +69,7 @@ impl AgentShard {
             frame: Vec::new(),
             stats: ApiStats::default(),
             changes: LogThrottle::each(CHANGES_LOG_INTERVAL),
+            doubts: LogThrottle::each(DOUBTS_LOG_INTERVAL),
         }
     }
 
@@ -202,6 +208,16 @@ impl AgentShard {
                 modules_max,
                 "too many modules: some that nobody serves are forgotten early, see api.modules_max"
             ),
+            Event::InDoubt { module } => {
+                if let Some(suppressed) = self.doubts.due(now) {
+                    tracing::warn!(
+                        %module,
+                        suppressed,
+                        "lars-dns has no hosts of a module any more, and does not say that this is meant: its hosts are \
+                         kept for a while, see dns.empty_hold_ms"
+                    );
+                }
+            }
             Event::Changed { module, change } => {
                 if let Some(suppressed) = self.changes.due(now) {
                     tracing::info!(%module, suppressed, "{change}");

@@ -36,13 +36,14 @@ pub(crate) fn hosts(ports: impl IntoIterator<Item = u16>) -> Vec<HostAddr> {
     ports.into_iter().map(host).collect()
 }
 
-/// The defaults, but for ports that are free and these servers, and for windows so long that on the slowest
-/// machine none ends by itself.
+/// The defaults, but for ports that are free and these servers, for windows so long that on the slowest machine none
+/// ends by itself, and without doubt about empty routes: the stand-in for lars-dns says of none that it is meant.
 pub(crate) fn config(dns: SocketAddr, reporter: SocketAddr) -> RawConfig {
     let tcp_driver = lars_testkit::tcp_driver().parse().expect("the name of a driver");
     let mut raw = RawConfig { tcp_driver, ..RawConfig::default() };
     raw.api.base_port = 0;
     raw.dns.servers = vec![dns.to_string()];
+    raw.dns.empty_hold_ms = 0;
     raw.reporter.servers = vec![reporter.to_string()];
     raw.balance.idle_timeout_ms = HOUR_MS;
     raw.balance.overload_timeout_ms = HOUR_MS;

@@ -77,9 +77,9 @@ impl AgentCore {
         }
     }
 
-    /// Puts the route of a module of this shard into force, and answers those who have waited for it.
-    pub(super) fn learn(&mut self, module: ModuleId, route: &[Endpoint], now: Moment) {
-        self.table.route_update(module, route, now);
+    /// Takes the route of a module of this shard, and answers those who have waited for it.
+    pub(super) fn learn(&mut self, module: ModuleId, route: &[Endpoint], confirmed: bool, now: Moment) {
+        self.table.hear_route(module, route, confirmed, now);
         // One that was forgotten meanwhile is not learned.
         while self.table.is_learned(module)
             && let Some((request, client)) = self.pending.take(module)
@@ -180,7 +180,7 @@ mod tests {
     /// lars-dns says that these are the hosts.
     fn tell(core: &mut AgentCore, ports: &[u16], now: Moment) -> Vec<(u16, Reply)> {
         let route = ports.iter().map(|&port| Endpoint::from(host(port))).collect();
-        let message = Message::Route { module: MODULE, route };
+        let message = Message::Route { module: MODULE, route, confirmed: false };
         assert_eq!(core.handle(Input::FromShard(message), now), Ok(()));
         replies(core)
     }
