@@ -6,12 +6,12 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand};
-use lars_store::StoreUrl;
 
 use crate::{
     load::{
-        Plan, dns_query::DnsQueryLoad, dns_subscribe::DnsSubscribeLoad, reporter_ingest::ReporterIngestLoad,
-        tcp_echo::TcpEchoLoad, udp_lookups::GetHostLoad, udp_routes::GetRouteLoad,
+        Load, Plan, dns_query::DnsQueryLoad, dns_subscribe::DnsSubscribeLoad,
+        reporter_ingest::ReporterIngestLoad, sql_upserts::SqlUpserts, tcp_echo::TcpEchoLoad,
+        udp_lookups::GetHostLoad, udp_routes::GetRouteLoad,
     },
     scale::args::ScaleCommand,
     serve::{tcp::TcpKind, udp::UdpKind},
@@ -30,8 +30,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Ask a server as fast as it answers, and measure
-    #[command(subcommand)]
-    Load(LoadCommand),
+    Load(LoadArgs),
     /// Be a server to compare with, until ended
     #[command(subcommand)]
     Serve(ServeCommand),
@@ -42,40 +41,56 @@ pub enum Command {
     Summary(SummaryArgs),
 }
 
-/// A load that ends by its plan.
+/// What to ask, where that runs, and what it writes.
 #[derive(Debug, Args)]
-pub struct Timed<L: Args> {
-    #[command(flatten)]
-    pub load: L,
+pub struct LoadArgs {
+    #[command(subcommand)]
+    pub load: LoadKind,
     #[command(flatten)]
     pub plan: Plan,
+    /// Stay on this processor
+    #[arg(long, global = true, value_name = "CPU", help_heading = "Run")]
+    pub pin: Option<usize>,
+    /// Write one line of JSON
+    #[arg(long, global = true, help_heading = "Run")]
+    pub json: bool,
+    /// What to call the measurement there
+    #[arg(long, global = true, default_value = "", help_heading = "Run")]
+    pub label: String,
 }
 
 /// What is asked.
 #[derive(Debug, Subcommand)]
-pub enum LoadCommand {
+pub enum LoadKind {
     /// An agent, or a UDP echo: which host shall I call?
-    UdpGetHost(Timed<GetHostLoad>),
+    UdpGetHost(GetHostLoad),
     /// An agent, or a UDP echo: which hosts has a module?
-    UdpGetRoute(Timed<GetRouteLoad>),
+    UdpGetRoute(GetRouteLoad),
     /// A server that sends frames back
-    TcpEcho(Timed<TcpEchoLoad>),
+    TcpEcho(TcpEchoLoad),
     /// lars-dns: which hosts has a module?
-    DnsQuery(Timed<DnsQueryLoad>),
+    DnsQuery(DnsQueryLoad),
     /// lars-dns: how long until all subscribers have a change?
     DnsSubscribe(DnsSubscribeLoad),
     /// lars-reporter: how many rows does it take?
-    ReporterIngest(Timed<ReporterIngestLoad>),
+    ReporterIngest(ReporterIngestLoad),
     /// A database: how many rows of statistics, one by one?
-    SqlUpserts(Timed<Upserts>),
+    SqlUpserts(SqlUpserts),
 }
 
-/// Where rows go.
-#[derive(Debug, Args)]
-pub struct Upserts {
-    /// The database: sqlite:PATH or mysql://user:password@host:port/database
-    #[arg(long, value_name = "URL", env = "LARS_STORE_URL", hide_env_values = true)]
-    pub store: StoreUrl,
+impl LoadKind {
+    /// Whichever it is.
+    pub fn as_load(&self) -> &dyn Load {
+        match self {
+            Self::UdpGetHost(load) => load,
+            Self::UdpGetRoute(load) => load,
+            Self::TcpEcho(load) => load,
+            Self::DnsQuery(load) => load,
+            Self::DnsSubscribe(load) => load,
+            Self::ReporterIngest(load) => load,
+            Self::SqlUpserts(load) => load,
+        }
+    }
 }
 
 /// What answers.
@@ -133,7 +148,7 @@ mod tests {
     fn a_load_is_what_its_flags_say() {
         let line = "lars-bench load udp-get-host --agent 127.0.0.1:9000 --shards 1 --module 1/2 --module -3..-2/4 \
                     --sockets 4 --in-flight 32 --seconds 0.5 --report";
-        let Ok(Command::Load(LoadCommand::UdpGetHost(Timed { load, plan }))) = parse(line) else {
+        let Ok(Command::Load(LoadArgs { load: LoadKind::UdpGetHost(load), plan, .. })) = parse(line) else {
             panic!("not a load")
         };
         let target = &load.target;

@@ -1,11 +1,36 @@
-//! [`Frames`]: whole frames out of a stream that arrives in pieces.
+//! Frames: messages in them, and [`Frames`], whole ones out of a stream that arrives in pieces.
 
 use std::mem;
 
-use lars_proto::frame::{self, FrameError};
+use lars_proto::{
+    ModuleId,
+    frame::{self, FrameError},
+    messages::{GetRouteRequest, GetRouteResponse, HostInfo, MessageId},
+};
+use prost::Message;
 
 /// The id of the frames that are echoed.
 pub const ECHO_ID: i32 = 1;
+
+/// A message in its frame.
+///
+/// # Panics
+/// If it is too long for one.
+pub fn framed(id: MessageId, message: &impl Message) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    frame::encode(id, message, &mut bytes).expect("a short message");
+    bytes
+}
+
+/// What asks for the route of a module: lars-dns with `GetRouteRequest`, an agent with `ApiGetRouteRequest`.
+pub fn route_query(id: MessageId, ModuleId { modid, cmdid }: ModuleId) -> Vec<u8> {
+    framed(id, &GetRouteRequest { modid, cmdid, ..Default::default() })
+}
+
+/// What tells the route of a module, `GetRouteResponse` or `ApiGetRouteResponse`.
+pub fn route_reply(id: MessageId, ModuleId { modid, cmdid }: ModuleId, host: Vec<HostInfo>) -> Vec<u8> {
+    framed(id, &GetRouteResponse { modid, cmdid, host, ..Default::default() })
+}
 
 /// The input of one connection. Bytes that come in whole frames are not copied.
 #[derive(Clone, Debug, Default)]
@@ -50,17 +75,14 @@ mod tests {
 
     use super::*;
 
-    fn framed(body: &[u8]) -> Vec<u8> {
-        [&ECHO_ID.to_le_bytes()[..], &(body.len() as i32).to_le_bytes(), body].concat()
-    }
-
     proptest! {
         #[test]
         fn frames_come_out_whole_however_they_came(
             bodies in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..50), 0..20),
             piece_len in 1usize..100,
         ) {
-            let sent: Vec<Vec<u8>> = bodies.iter().map(|body| framed(body)).collect();
+            let header = |body: &[u8]| [ECHO_ID.to_le_bytes(), (body.len() as i32).to_le_bytes()].concat();
+            let sent: Vec<Vec<u8>> = bodies.iter().map(|body| [header(body), body.clone()].concat()).collect();
             let (mut frames, mut received) = (Frames::default(), Vec::new());
             for piece in sent.concat().chunks(piece_len) {
                 frames.take(piece, |frame| received.push(frame.to_vec())).expect("well formed");

@@ -9,21 +9,20 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Args, Parser};
+use clap::Parser;
 use lars_benches::{
-    cli::{Cli, Command, LoadCommand, ServeCommand, SummaryArgs, Timed},
-    load::{self, BenchArgs, LoadError, Measurement, Plan},
+    cli::{Cli, Command, LoadArgs, ServeCommand, SummaryArgs},
+    load::{self, Measurement},
     scale,
     serve::{mariadb, tcp, udp},
-    summary::Summary,
+    summary,
 };
-use lars_store::OpenMode;
 
 fn main() -> ExitCode {
     // Before there are threads.
     lars_runtime::preflight::quiet_membarrier();
     let result = match Cli::parse().command {
-        Command::Load(command) => run_load(&command),
+        Command::Load(args) => run_load(args),
         Command::Serve(command) => serve(&command),
         Command::Scale(command) => scale::args::run(&command),
         Command::Summary(args) => summarize(&args),
@@ -37,43 +36,11 @@ fn main() -> ExitCode {
     }
 }
 
-fn run_load(command: &LoadCommand) -> Result<(), Box<dyn Error>> {
-    match command {
-        LoadCommand::UdpGetHost(args) => timed(args, |load, plan| load.run(plan)),
-        LoadCommand::UdpGetRoute(args) => timed(args, |load, plan| load.run(plan)),
-        LoadCommand::TcpEcho(args) => timed(args, |load, plan| load.run(plan)),
-        LoadCommand::DnsQuery(args) => timed(args, |load, plan| load.run(plan)),
-        LoadCommand::ReporterIngest(args) => timed(args, |load, plan| match &load.store {
-            None => load.run(plan),
-            Some(url) => load.run_until_stored(&mut *lars_store::open(url, OpenMode::Create)?, plan),
-        }),
-        LoadCommand::SqlUpserts(args) => timed(args, |load, plan| {
-            load::sql_upserts::run(&mut *lars_store::open(&load.store, OpenMode::Create)?, plan)
-        }),
-        LoadCommand::DnsSubscribe(load) => {
-            measure(&load.bench, || load.run(&mut *lars_store::open(&load.store, OpenMode::Create)?))
-        }
-    }
-}
-
-fn timed<L: Args>(
-    Timed { load, plan }: &Timed<L>,
-    run: impl FnOnce(&L, &Plan) -> Result<Measurement, LoadError>,
-) -> Result<(), Box<dyn Error>> {
-    measure(&plan.bench, || run(load, plan))
-}
-
-fn measure(
-    bench: &BenchArgs,
-    load: impl FnOnce() -> Result<Measurement, LoadError>,
-) -> Result<(), Box<dyn Error>> {
-    bench.pin.map_or(Ok(()), load::pin)?;
-    print(Measurement { label: bench.label.clone(), ..load()? }, bench.json)
-}
-
-fn print(measurement: Measurement, as_json: bool) -> Result<(), Box<dyn Error>> {
+fn run_load(LoadArgs { load, plan, pin, json, label }: LoadArgs) -> Result<(), Box<dyn Error>> {
+    pin.map_or(Ok(()), load::pin)?;
+    let measurement = Measurement { label, ..load.as_load().run(&plan)? };
     let mut out = io::stdout().lock();
-    if as_json {
+    if json {
         writeln!(out, "{}", serde_json::to_string(&measurement)?)?;
     } else {
         writeln!(out, "{measurement}")?;
@@ -101,6 +68,6 @@ fn summarize(args: &SummaryArgs) -> Result<(), Box<dyn Error>> {
         text.lines().map(serde_json::from_str).collect::<Result<_, _>>().map_err(|error| {
             format!("{}: not what lars-bench load --json writes: {error}", file.display())
         })?;
-    writeln!(io::stdout(), "{}", Summary::of(&measurements, &args.bases))?;
+    writeln!(io::stdout(), "{}", summary::table(&measurements, &args.bases))?;
     Ok(())
 }

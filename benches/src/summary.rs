@@ -1,165 +1,129 @@
 //! What a series of measurements says: per label the median and the spread of its rounds, and how it compares with
 //! another label in the same rounds.
 
-use std::{collections::BTreeMap, fmt};
+use std::iter;
 
 use crate::{
     load::{Measurement, Pushes},
     spread::Spread,
 };
 
-/// A table with a line for each label, in the order in which they first appear.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Summary {
-    lines: Vec<Line>,
-    bases: Vec<String>,
+/// What was measured under one label, in the order of the rounds.
+struct Server<'a> {
+    label: &'a str,
+    rounds: Vec<&'a Measurement>,
 }
 
-#[derive(Clone, Debug, PartialEq)]
-struct Line {
-    label: String,
-    rounds: usize,
-    /// Operations per second.
-    rate: Spread,
-    /// Microseconds.
-    p50_us: f64,
-    p99_us: f64,
-    /// Processor time per operation, in microseconds.
-    server_us: Option<f64>,
-    load_us: f64,
-    /// Of the load generator's processor.
-    load_share: f64,
-    /// Milliseconds, the medians and spreads of the rounds' medians: to the first push, and from there to the last.
-    pushes_ms: Option<(Spread, Spread)>,
-    /// Rows in SQL per second.
-    stored: Option<Spread>,
-    versus: Vec<Versus>,
-    warnings: usize,
+/// What stands under one title, a cell for each server.
+struct Column {
+    title: String,
+    cells: Vec<String>,
 }
 
-/// A comparison with a base, round by round: what disturbs a round disturbs both.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct Versus {
-    /// The own rate divided by the base's; of what is stored, where that is known.
-    rate: Option<Spread>,
-    /// The base's processor time per operation divided by the own.
-    cpu: Option<Spread>,
+/// A table in Markdown of measurements in the order in which they were made: the n-th of a label belongs to the n-th
+/// round. It has a line for each label, in the order in which they first appear; each is compared with the `bases`.
+#[must_use]
+pub fn table(measurements: &[Measurement], bases: &[String]) -> String {
+    let servers = servers(measurements);
+    let columns = columns(&servers, bases);
+    let line = |cells: Vec<&str>| format!("| {} |", cells.join(" | "));
+    let header = line(columns.iter().map(|column| column.title.as_str()).collect());
+    let rule = format!("|{}", "---|".repeat(columns.len()));
+    let rows =
+        (0..servers.len()).map(|n| line(columns.iter().map(|column| column.cells[n].as_str()).collect()));
+    [header, rule].into_iter().chain(rows).collect::<Vec<_>>().join("\n")
 }
 
-impl Summary {
-    /// Of measurements in the order in which they were made: the n-th of a label belongs to the n-th round. Each label
-    /// is compared with the `bases`.
-    pub fn of(measurements: &[Measurement], bases: &[String]) -> Self {
-        let mut labels: Vec<&str> = Vec::new();
-        let mut rounds: BTreeMap<&str, Vec<&Measurement>> = BTreeMap::new();
-        for measurement in measurements {
-            let label = measurement.label.as_str();
-            rounds
-                .entry(label)
-                .or_insert_with(|| {
-                    labels.push(label);
-                    Vec::new()
-                })
-                .push(measurement);
+fn servers(measurements: &[Measurement]) -> Vec<Server<'_>> {
+    let mut servers: Vec<Server<'_>> = Vec::new();
+    for measurement in measurements {
+        match servers.iter_mut().find(|server| server.label == measurement.label) {
+            Some(server) => server.rounds.push(measurement),
+            None => servers.push(Server { label: &measurement.label, rounds: vec![measurement] }),
         }
-        let lines = labels.iter().filter_map(|label| {
-            let own = &rounds[label];
-            let versus = |base: &String| rounds.get(base.as_str()).map(|base| Versus::of(own, base));
-            Line::of(label, own, bases.iter().map(|base| versus(base).unwrap_or_default()).collect())
-        });
-        Self { lines: lines.collect(), bases: bases.to_vec() }
     }
-
-    fn header(&self) -> Vec<String> {
-        let mut cells: Vec<String> =
-            ["server", "rounds", "k/s median (min–max)", "p50 µs", "p99 µs"].map(str::to_owned).into();
-        if self.any(|line| line.pushes_ms.is_some()) {
-            cells.extend(["ms to the first push", "ms from first to last"].map(str::to_owned));
-        }
-        if self.any(|line| line.stored.is_some()) {
-            cells.push("k/s in SQL".into());
-        }
-        cells.extend(["server's CPU µs", "load's CPU µs"].map(str::to_owned));
-        cells.extend(self.bases.iter().flat_map(|base| [format!("÷ {base}"), "in CPU".into()]));
-        cells
-    }
-
-    fn any(&self, is: impl Fn(&Line) -> bool) -> bool {
-        self.lines.iter().any(is)
-    }
-
-    fn cells(&self, line: &Line) -> Vec<String> {
-        let or_empty =
-            |spread: Option<Spread>| spread.map(|spread| format!("{spread:.2}")).unwrap_or_default();
-        let mut cells =
-            vec![line.label.clone(), line.rounds.to_string(), format!("{:.1}", line.rate.per(1e3))];
-        cells.extend([line.p50_us, line.p99_us].map(|us| format!("{us:.1}")));
-        if self.any(|line| line.pushes_ms.is_some()) {
-            let (first, last) = line.pushes_ms.unzip();
-            cells.extend([first, last].map(|ms| ms.map(|ms| format!("{ms:.1}")).unwrap_or_default()));
-        }
-        if self.any(|line| line.stored.is_some()) {
-            cells.push(line.stored.map(|rate| format!("{:.1}", rate.per(1e3))).unwrap_or_default());
-        }
-        cells.push(line.server_us.map(|us| format!("{us:.2}")).unwrap_or_default());
-        let mark = if line.warnings > 0 { " !" } else { "" };
-        cells.push(format!("{:.2} ({:.0} %{mark})", line.load_us, line.load_share * 100.0));
-        cells.extend(line.versus.iter().flat_map(|versus| [or_empty(versus.rate), or_empty(versus.cpu)]));
-        cells
-    }
+    servers
 }
 
-impl Line {
-    fn of(label: &str, rounds: &[&Measurement], versus: Vec<Versus>) -> Option<Self> {
-        let spread =
-            |figure: fn(&Measurement) -> Option<f64>| Spread::of(rounds.iter().filter_map(|m| figure(m)));
-        let median = |figure: fn(&Measurement) -> Option<f64>| spread(figure).map(|spread| spread.median);
-        let pushes = |figure: fn(&Pushes) -> Spread| {
-            Spread::of(rounds.iter().filter_map(|m| m.pushes.as_ref()).map(|pushes| figure(pushes).median))
+fn columns(servers: &[Server<'_>], bases: &[String]) -> Vec<Column> {
+    let column = |title: &str, cell: &dyn Fn(&Server<'_>) -> String| Column {
+        title: title.to_owned(),
+        cells: servers.iter().map(cell).collect(),
+    };
+    let spread = |digits: usize, figure: fn(&Measurement) -> Option<f64>| {
+        move |server: &Server<'_>| server.spread(figure).map_or_else(String::new, |s| format!("{s:.digits$}"))
+    };
+    let median = |digits: usize, figure: fn(&Measurement) -> Option<f64>| {
+        move |server: &Server<'_>| server.median(figure).map_or_else(String::new, |m| format!("{m:.digits$}"))
+    };
+    let pushes = |figure: fn(&Pushes) -> Spread| {
+        move |server: &Server<'_>| {
+            let pushes = server.rounds.iter().filter_map(|m| m.pushes.as_ref());
+            Spread::of(pushes.map(|pushes| figure(pushes).median))
+                .map_or_else(String::new, |ms| format!("{ms:.1}"))
+        }
+    };
+    let measured = [
+        column("server", &|server| server.label.to_owned()),
+        column("rounds", &|server| server.rounds.len().to_string()),
+        column("k/s median (min–max)", &spread(1, |m| Some(m.per_second / 1e3))),
+        column("p50 µs", &median(1, |m| Some(m.latency.p50_us))),
+        column("p99 µs", &median(1, |m| Some(m.latency.p99_us))),
+    ];
+    let of_some_loads = [
+        column("ms to the first push", &pushes(|pushes| pushes.to_first_ms)),
+        column("ms from first to last", &pushes(|pushes| pushes.first_to_last_ms)),
+        column("k/s in SQL", &spread(1, |m| m.stored.as_ref().map(|stored| stored.per_second / 1e3))),
+    ];
+    let processors = [
+        column("server's CPU µs", &median(2, |m| m.server_us)),
+        column("load's CPU µs", &|server| server.load()),
+    ];
+    let compared = bases.iter().flat_map(|label| {
+        let base = servers.iter().find(|server| server.label == label);
+        let ratios = |ratio: fn(&Measurement, &Measurement) -> Option<f64>| {
+            move |server: &Server<'_>| base.map_or_else(String::new, |base| server.versus(base, ratio))
         };
-        Some(Self {
-            label: label.to_owned(),
-            rounds: rounds.len(),
-            rate: spread(|m| Some(m.per_second))?,
-            p50_us: median(|m| Some(m.latency.p50_us))?,
-            p99_us: median(|m| Some(m.latency.p99_us))?,
-            server_us: median(|m| m.server_us),
-            load_us: median(|m| Some(m.load_us()))?,
-            load_share: median(|m| Some(m.cpu_share))?,
-            pushes_ms: pushes(|pushes| pushes.to_first_ms).zip(pushes(|pushes| pushes.first_to_last_ms)),
-            stored: spread(|m| m.stored.as_ref().map(|stored| stored.per_second)),
-            versus,
-            warnings: rounds.iter().filter(|m| !m.warnings().is_empty()).count(),
-        })
-    }
+        // What disturbs a round disturbs both.
+        [
+            column(&format!("÷ {label}"), &ratios(|own, base| Some(effective(own) / effective(base)))),
+            column("in CPU", &ratios(|own, base| Some(base.server_us? / own.server_us?))),
+        ]
+    });
+    let has_cells = |column: &Column| column.cells.iter().any(|cell| !cell.is_empty());
+    let of_some_loads = of_some_loads.into_iter().filter(has_cells);
+    measured.into_iter().chain(of_some_loads).chain(processors).chain(compared).collect()
 }
 
-impl Versus {
-    fn of(own: &[&Measurement], base: &[&Measurement]) -> Self {
-        let rounds = || own.iter().zip(base);
-        // A round in which nothing was answered compares with nothing.
-        let spread =
-            |ratios: &mut dyn Iterator<Item = f64>| Spread::of(ratios.filter(|ratio| ratio.is_normal()));
-        Self {
-            rate: spread(&mut rounds().map(|(own, base)| effective(own) / effective(base))),
-            cpu: spread(&mut rounds().filter_map(|(own, base)| Some(base.server_us? / own.server_us?))),
-        }
+impl Server<'_> {
+    fn spread(&self, figure: fn(&Measurement) -> Option<f64>) -> Option<Spread> {
+        Spread::of(self.rounds.iter().filter_map(|m| figure(m)))
+    }
+
+    fn median(&self, figure: fn(&Measurement) -> Option<f64>) -> Option<f64> {
+        self.spread(figure).map(|spread| spread.median)
+    }
+
+    /// What the load generator took of its processor.
+    fn load(&self) -> String {
+        let has_warnings = self.rounds.iter().any(|m| !m.warnings().is_empty());
+        let mark = if has_warnings { " !" } else { "" };
+        let us = self.median(|m| Some(m.load_us())).unwrap_or_default();
+        let share = self.median(|m| Some(m.cpu_share)).unwrap_or_default();
+        format!("{us:.2} ({:.0} %{mark})", share * 100.0)
+    }
+
+    /// Ratios round by round. A round in which nothing was answered compares with nothing.
+    fn versus(&self, base: &Self, ratio: fn(&Measurement, &Measurement) -> Option<f64>) -> String {
+        let ratios = iter::zip(&self.rounds, &base.rounds).filter_map(|(own, base)| ratio(own, base));
+        Spread::of(ratios.filter(|ratio| ratio.is_normal()))
+            .map_or_else(String::new, |ratio| format!("{ratio:.2}"))
     }
 }
 
 /// Operations per second that had their effect.
 fn effective(measurement: &Measurement) -> f64 {
     measurement.stored.as_ref().map_or(measurement.per_second, |stored| stored.per_second)
-}
-
-impl fmt::Display for Summary {
-    /// As a table in Markdown.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let header = self.header();
-        writeln!(f, "| {} |", header.join(" | "))?;
-        write!(f, "|{}", "---|".repeat(header.len()))?;
-        self.lines.iter().try_for_each(|line| write!(f, "\n| {} |", self.cells(line).join(" | ")))
-    }
 }
 
 #[cfg(test)]
@@ -171,51 +135,58 @@ mod tests {
         Measurement { label: label.into(), per_second, ..Measurement::default() }
     }
 
-    #[test]
-    fn ratios_are_taken_within_a_round() {
-        // In the second round the machine was half as fast, for both.
-        let series = [
-            measured("lars", 120.0),
-            measured("bare", 100.0),
-            measured("bare", 50.0),
-            measured("lars", 60.0),
-        ];
-        let summary = Summary::of(&series, &["bare".into(), "absent".into()]);
-        let rate = |line: usize, base: usize| summary.lines[line].versus[base].rate;
-        let always = |ratio| Some(Spread::exactly(ratio));
-        assert_eq!([rate(0, 0), rate(0, 1)], [always(1.2), None]);
-        assert_eq!([rate(1, 0), rate(1, 1)], [always(1.0), None]);
-        assert_eq!(summary.lines[0].rate, Spread { lowest: 60.0, median: 90.0, highest: 120.0 });
-    }
-
-    #[test]
-    fn a_table_has_a_line_per_label() {
-        let table = Summary::of(&[measured("b", 2_000.0), measured("a", 1_000.0)], &["b".into()]).to_string();
+    /// The lines below the header must be these.
+    #[track_caller]
+    fn check(measurements: &[Measurement], bases: &[&str], expected: &[&str]) {
+        let table = table(measurements, &bases.iter().copied().map(str::to_owned).collect::<Vec<_>>());
         let lines: Vec<&str> = table.lines().collect();
-        assert_eq!(lines.len(), 4);
-        assert_eq!(lines[2], "| b | 1 | 2.0 (2.0–2.0) | 0.0 | 0.0 |  | 0.00 (0 %) | 1.00 (1.00–1.00) |  |");
-        assert_eq!(lines[3], "| a | 1 | 1.0 (1.0–1.0) | 0.0 | 0.0 |  | 0.00 (0 %) | 0.50 (0.50–0.50) |  |");
+        assert_eq!(lines[2..], *expected);
         let columns = |line: &str| line.matches('|').count();
         assert!(lines.iter().all(|line| columns(line) == columns(lines[0])), "{table}");
     }
 
     #[test]
+    fn ratios_are_taken_within_a_round() {
+        // In the second round the machine was half as fast, for both.
+        let series = [("lars", 12e3), ("bare", 10e3), ("bare", 5e3), ("lars", 6e3)]
+            .map(|(label, rate)| measured(label, rate));
+        check(
+            &series,
+            &["bare", "absent"],
+            &[
+                "| lars | 2 | 9.0 (6.0–12.0) | 0.0 | 0.0 |  | 0.00 (0 %) | 1.20 (1.20–1.20) |  |  |  |",
+                "| bare | 2 | 7.5 (5.0–10.0) | 0.0 | 0.0 |  | 0.00 (0 %) | 1.00 (1.00–1.00) |  |  |  |",
+            ],
+        );
+    }
+
+    #[test]
     fn less_processor_time_is_a_higher_ratio() {
-        let took = |label, us| Measurement { server_us: Some(us), ..measured(label, 1.0) };
-        let summary = Summary::of(&[took("lars", 2.0), took("bare", 3.0)], &["bare".into()]);
-        assert_eq!(summary.lines[0].versus[0].cpu.map(|cpu| cpu.median), Some(1.5));
+        let took = |label, us| Measurement { server_us: Some(us), ..measured(label, 1e3) };
+        check(
+            &[took("lars", 2.0), took("bare", 3.0)],
+            &["bare"],
+            &[
+                "| lars | 1 | 1.0 (1.0–1.0) | 0.0 | 0.0 | 2.00 | 0.00 (0 %) | 1.00 (1.00–1.00) | 1.50 (1.50–1.50) |",
+                "| bare | 1 | 1.0 (1.0–1.0) | 0.0 | 0.0 | 3.00 | 0.00 (0 %) | 1.00 (1.00–1.00) | 1.00 (1.00–1.00) |",
+            ],
+        );
     }
 
     #[test]
     fn pushes_and_stored_rows_have_columns_of_their_own() {
         let ms = Spread::exactly;
         let pushes = Pushes { to_first_ms: ms(500.0), first_to_last_ms: ms(40.0), ..Pushes::default() };
-        let pushed = Measurement { pushes: Some(pushes), ..measured("dns", 1.0) };
+        let pushed = Measurement { pushes: Some(pushes), ..measured("dns", 1e3) };
         let stored = Stored { rows: 1, per_second: 5_000.0 };
-        let stored = Measurement { stored: Some(stored), ..measured("reporter", 1.0) };
-        let table = Summary::of(&[pushed, stored], &[]).to_string();
-        let lines: Vec<&str> = table.lines().collect();
-        assert!(lines[2].contains("| 500.0 (500.0–500.0) | 40.0 (40.0–40.0) |  |"), "{table}");
-        assert!(lines[3].contains("|  |  | 5.0 (5.0–5.0) |"), "{table}");
+        let stored = Measurement { stored: Some(stored), ..measured("reporter", 1e3) };
+        check(
+            &[pushed, stored],
+            &[],
+            &[
+                "| dns | 1 | 1.0 (1.0–1.0) | 0.0 | 0.0 | 500.0 (500.0–500.0) | 40.0 (40.0–40.0) |  |  | 0.00 (0 %) |",
+                "| reporter | 1 | 1.0 (1.0–1.0) | 0.0 | 0.0 |  |  | 5.0 (5.0–5.0) |  | 0.00 (0 %) |",
+            ],
+        );
     }
 }

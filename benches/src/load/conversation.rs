@@ -1,16 +1,24 @@
 //! Requests and replies: one thread, some sockets, each with some requests in flight. What is asked is a
 //! [`Conversation`]; over TCP, where replies come in order, it is made of a [`Dialogue`].
 
-use std::{collections::VecDeque, io, mem, net::SocketAddr};
+use std::{
+    collections::VecDeque,
+    io, mem,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use super::{
     LoadError,
     in_flight::Batches,
     measurement::Measurement,
-    run::{Plan, Run},
-    sockets::{Input, PIECE_LEN, Sockets, connect},
+    run::{Plan, Run, WAIT_MAX},
+    sockets::{PIECE_LEN, connect, ring_over},
 };
-use crate::{frames::Frames, ring::SocketKind};
+use crate::{
+    frames::Frames,
+    ring::{Event, Ring, SocketKind, Wait},
+};
 
 /// What one socket asks, and what it has asked. Times are nanoseconds since the start of the run.
 pub(super) trait Conversation {
@@ -18,6 +26,10 @@ pub(super) trait Conversation {
 
     /// The longest that comes at once, in bytes.
     const PIECE_LEN: usize;
+
+    /// Whether requests end with their replies; else they end when the kernel has taken them, and the run ends when the
+    /// server has read all of them, so that whoever comes next is behind this.
+    const IS_ANSWERED: bool = true;
 
     /// The length of its longest datagrams, if it sends many of that length.
     fn datagram_len(&self) -> Option<usize> {
@@ -30,7 +42,12 @@ pub(super) trait Conversation {
     /// Whether one more may begin.
     fn has_room(&self) -> bool;
 
-    /// The next request, which is sent at `now`. There must be room.
+    /// How many requests the next message holds.
+    fn next_holds(&self) -> u64 {
+        1
+    }
+
+    /// The next message, which is sent at `now`. There must be room.
     fn begin(&mut self, now: u64) -> &[u8];
 
     /// Takes what came, and says what that ended; returns what is to be sent on account of it, which nobody answers.
@@ -38,6 +55,9 @@ pub(super) trait Conversation {
     /// # Errors
     /// What is wrong with it.
     fn receive(&mut self, bytes: &[u8], ended: &mut Ended<'_>) -> Result<Option<&[u8]>, &'static str>;
+
+    /// The kernel has taken everything, if that is what ends it.
+    fn sent(&mut self, _ended: &mut Ended<'_>) {}
 
     /// Gives up what was sent before `sent_before`; how many those were.
     fn expire(&mut self, _sent_before: u64) -> u64 {
@@ -78,24 +98,30 @@ pub(super) fn run<C: Conversation>(
     plan: &Plan,
 ) -> Result<Measurement, LoadError> {
     let fds = conversations.iter().map(|(server, _)| connect(*server, C::KIND)).collect::<Result<_, _>>()?;
-    let mut sockets = Sockets::over(fds, C::KIND, C::PIECE_LEN)?;
+    let mut ring = ring_over(fds, C::KIND, C::PIECE_LEN)?;
     for (socket, (_, conversation)) in conversations.iter().enumerate() {
-        conversation.datagram_len().into_iter().for_each(|len| sockets.cut_at(socket, len));
+        conversation.datagram_len().into_iter().for_each(|len| ring.cut_at(socket, len));
     }
-    let answered = Answered::none_of(conversations.len());
-    Driver { run: Run::start(plan), sockets, conversations, answered }.run()
+    let going_on = Queue::for_sockets(conversations.len());
+    let mut driver = Driver { run: Run::start(plan), ring, conversations, going_on };
+    driver.run()?;
+    if !C::IS_ANSWERED {
+        driver.hang_up(plan.timeout())?;
+    }
+    let in_flight = driver.in_flight();
+    Ok(driver.run.end(in_flight))
 }
 
 struct Driver<C> {
     run: Run,
-    sockets: Sockets,
+    ring: Ring,
     conversations: Vec<(SocketAddr, C)>,
-    /// Sockets whose replies were taken in this turn, and that have sent nothing since.
-    answered: Answered,
+    /// Sockets on which requests ended in this turn, and that have sent nothing since.
+    going_on: Queue,
 }
 
 impl<C: Conversation> Driver<C> {
-    fn run(mut self) -> Result<Measurement, LoadError> {
+    fn run(&mut self) -> Result<(), LoadError> {
         let mut now = self.run.now();
         while !self.run.is_over(now, || self.in_flight()) {
             // A socket goes on by itself once it has begun, as long as nothing is lost.
@@ -106,15 +132,19 @@ impl<C: Conversation> Driver<C> {
             // The replies of a stream come in one piece.
             let streams =
                 if C::KIND == SocketKind::Stream { self.conversations.len() as u64 } else { u64::MAX };
-            self.sockets.wait(self.run.wait(self.in_flight().min(streams)))?;
+            self.ring.turn(self.run.wait(self.in_flight().min(streams)))?;
             now = self.run.now();
-            self.take_replies(now)?;
-            while let Some(socket) = self.answered.take() {
+            self.take_events(now)?;
+            while let Some(socket) = self.going_on.take() {
                 self.begin(socket, now)?;
             }
+            let is_done = |conversation: &C| conversation.in_flight() == 0 && !conversation.has_room();
+            if self.conversations.iter().all(|(_, conversation)| is_done(conversation)) {
+                self.run.end_now();
+                break;
+            }
         }
-        let in_flight = self.in_flight();
-        Ok(self.run.end(in_flight))
+        Ok(())
     }
 
     fn in_flight(&self) -> u64 {
@@ -124,34 +154,50 @@ impl<C: Conversation> Driver<C> {
     /// Sends the requests that a socket has room for, behind what waits.
     fn begin(&mut self, socket: usize, now: u64) -> Result<(), LoadError> {
         let (server, conversation) = &mut self.conversations[socket];
-        while conversation.has_room() && self.run.begin(now) {
-            self.sockets.push(socket, conversation.begin(now)).map_err(|error| broken(*server, error))?;
+        while conversation.has_room() && self.run.begin(now, conversation.next_holds()) {
+            self.ring.push(socket, conversation.begin(now)).map_err(|error| broken(*server, error))?;
         }
-        self.sockets.flush(socket).map_err(|error| broken(*server, error))
+        self.ring.flush(socket).map_err(|error| broken(*server, error))
     }
 
-    /// Takes what has come. What follows from it is sent socket by socket.
-    fn take_replies(&mut self, now: u64) -> Result<(), LoadError> {
-        while let Some((socket, input)) = self.sockets.next() {
-            let (server, conversation) = &mut self.conversations[socket];
-            let server = *server;
-            let bytes = match input.map_err(|error| broken(server, error))? {
-                Input::Bytes(bytes) => bytes,
-                Input::Sent => continue,
-                Input::HungUp => return Err(LoadError::Server { server, problem: "hung up" }),
-            };
-            let follow_up = conversation.receive(bytes, &mut Ended::now(&mut self.run, now));
-            let follow_up = follow_up.map_err(|problem| LoadError::Server { server, problem })?;
-            if let Some(report) = follow_up {
-                self.run.counts.reports += 1;
-                self.sockets.push(socket, report).map_err(|error| broken(server, error))?;
-                // Together with what the socket asks next.
-                self.begin(socket, now)?;
-            } else {
-                self.answered.add(socket);
+    /// Takes what has happened. What follows from it is sent socket by socket.
+    fn take_events(&mut self, now: u64) -> Result<(), LoadError> {
+        while let Some(event) = self.ring.next() {
+            match event {
+                Event::Received { socket } => self.receive(socket, now)?,
+                Event::Sent { socket } => {
+                    if !C::IS_ANSWERED {
+                        self.conversations[socket].1.sent(&mut Ended::now(&mut self.run, now));
+                        self.going_on.add(socket);
+                    }
+                }
+                Event::HungUp { socket } => {
+                    return Err(LoadError::Server {
+                        server: self.conversations[socket].0,
+                        problem: "hung up",
+                    });
+                }
+                Event::Failed { socket, error } => return Err(broken(self.conversations[socket].0, error)),
+                Event::Accepted { .. } => unreachable!("there is no listener"),
             }
         }
         Ok(())
+    }
+
+    fn receive(&mut self, socket: usize, now: u64) -> Result<(), LoadError> {
+        let (server, conversation) = &mut self.conversations[socket];
+        let server = *server;
+        let follow_up = conversation
+            .receive(self.ring.received(), &mut Ended::now(&mut self.run, now))
+            .map_err(|problem| LoadError::Server { server, problem })?;
+        let Some(report) = follow_up else {
+            self.going_on.add(socket);
+            return Ok(());
+        };
+        self.run.counts.reports += 1;
+        self.ring.push(socket, report).map_err(|error| broken(server, error))?;
+        // Together with what the socket asks next.
+        self.begin(socket, now)
     }
 
     fn expire(&mut self, now: u64) {
@@ -159,34 +205,57 @@ impl<C: Conversation> Driver<C> {
         let lost = self.conversations.iter_mut().map(|(_, conversation)| conversation.expire(sent_before));
         self.run.counts.lost += lost.sum::<u64>();
     }
+
+    /// Sends no more, and waits until the servers have read everything and hang up as well.
+    fn hang_up(&mut self, timeout: Duration) -> Result<(), LoadError> {
+        let (mut open, started) = (self.conversations.len(), Instant::now());
+        (0..open).try_for_each(|socket| self.ring.end_output(socket))?;
+        while open > 0 {
+            self.ring.turn(Wait::for_one(WAIT_MAX))?;
+            while let Some(event) = self.ring.next() {
+                match event {
+                    Event::HungUp { .. } => open -= 1,
+                    Event::Failed { socket, error } => {
+                        return Err(broken(self.conversations[socket].0, error));
+                    }
+                    Event::Received { .. } | Event::Sent { .. } | Event::Accepted { .. } => {}
+                }
+            }
+            if started.elapsed() > timeout || self.in_flight() > 0 {
+                let server = self.conversations[0].0;
+                return Err(LoadError::Server { server, problem: "does not read everything" });
+            }
+        }
+        Ok(())
+    }
 }
 
-pub(super) fn broken(server: SocketAddr, error: io::Error) -> LoadError {
+fn broken(server: SocketAddr, error: io::Error) -> LoadError {
     let hung_up = [io::ErrorKind::ConnectionReset, io::ErrorKind::BrokenPipe].contains(&error.kind());
     if hung_up { LoadError::Server { server, problem: "hung up" } } else { LoadError::at(server, error) }
 }
 
-/// Who may go on: indices in the order in which they came, each once.
-struct Answered {
+/// Sockets in the order in which they came, each once.
+struct Queue {
     order: VecDeque<usize>,
     is_in: Vec<bool>,
 }
 
-impl Answered {
-    fn none_of(count: usize) -> Self {
+impl Queue {
+    fn for_sockets(count: usize) -> Self {
         Self { order: VecDeque::with_capacity(count), is_in: vec![false; count] }
     }
 
-    fn add(&mut self, index: usize) {
-        if !mem::replace(&mut self.is_in[index], true) {
-            self.order.push_back(index);
+    fn add(&mut self, socket: usize) {
+        if !mem::replace(&mut self.is_in[socket], true) {
+            self.order.push_back(socket);
         }
     }
 
     fn take(&mut self) -> Option<usize> {
-        let index = self.order.pop_front()?;
-        self.is_in[index] = false;
-        Some(index)
+        let socket = self.order.pop_front()?;
+        self.is_in[socket] = false;
+        Some(socket)
     }
 }
 
@@ -217,13 +286,12 @@ pub(super) enum Reply {
 pub(super) struct Connection<D> {
     dialogue: D,
     in_flight: Batches,
-    in_flight_max: usize,
     input: Frames,
 }
 
 impl<D> Connection<D> {
     pub(super) fn new(dialogue: D, in_flight_max: usize) -> Self {
-        Self { dialogue, in_flight: Batches::default(), in_flight_max, input: Frames::default() }
+        Self { dialogue, in_flight: Batches::new(in_flight_max), input: Frames::default() }
     }
 }
 
@@ -232,15 +300,15 @@ impl<D: Dialogue> Conversation for Connection<D> {
     const PIECE_LEN: usize = PIECE_LEN;
 
     fn in_flight(&self) -> usize {
-        self.in_flight.len() as usize
+        self.in_flight.len()
     }
 
     fn has_room(&self) -> bool {
-        self.in_flight() < self.in_flight_max
+        self.in_flight.has_room()
     }
 
     fn begin(&mut self, now: u64) -> &[u8] {
-        self.in_flight.begin(now, 1);
+        self.in_flight.begin(now);
         self.dialogue.request()
     }
 
@@ -267,10 +335,10 @@ mod tests {
 
     #[test]
     fn each_is_there_once_and_may_come_again() {
-        let mut answered = Answered::none_of(3);
-        [2, 0, 2, 0].into_iter().for_each(|index| answered.add(index));
-        assert_eq!((answered.take(), answered.take(), answered.take()), (Some(2), Some(0), None));
-        answered.add(2);
-        assert_eq!((answered.take(), answered.take()), (Some(2), None));
+        let mut queue = Queue::for_sockets(3);
+        [2, 0, 2, 0].into_iter().for_each(|socket| queue.add(socket));
+        assert_eq!((queue.take(), queue.take(), queue.take()), (Some(2), Some(0), None));
+        queue.add(2);
+        assert_eq!((queue.take(), queue.take()), (Some(2), None));
     }
 }

@@ -21,8 +21,28 @@ pub fn pin(cpu: usize) -> io::Result<()> {
     Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
 }
 
-/// Processor time that this thread has taken so far, in user space and in the kernel.
-pub(super) fn thread_time() -> Duration {
+/// Processor time that the load and its server have taken, so far or in between.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct CpuTimes {
+    /// In user space and in the kernel.
+    pub(super) load: Duration,
+    /// If its process is known.
+    pub(super) server: Option<Duration>,
+}
+
+impl CpuTimes {
+    /// Of this thread and of the threads of a process, so far.
+    pub(super) fn read(server_pid: Option<u32>) -> Self {
+        Self { load: thread_time(), server: server_pid.and_then(process_time) }
+    }
+
+    pub(super) fn since(self, start: Self) -> Self {
+        let server = self.server.zip(start.server).map(|(end, start)| end.saturating_sub(start));
+        Self { load: self.load.saturating_sub(start.load), server }
+    }
+}
+
+fn thread_time() -> Duration {
     let micros = |time: TimeVal| u64::try_from(time.num_microseconds()).unwrap_or(0);
     // It fails for a wrong first argument only.
     getrusage(UsageWho::RUSAGE_THREAD).map_or(Duration::ZERO, |usage| {
@@ -50,8 +70,7 @@ mod tests {
     fn time_that_was_taken_is_seen() {
         let before = thread_time();
         while thread_time() == before {}
-        let process = process_time(std::process::id()).expect("this one runs");
-        assert!(process > Duration::ZERO);
+        assert!(process_time(std::process::id()).expect("this one runs") > Duration::ZERO);
         assert_eq!(process_time(u32::MAX), None);
     }
 }

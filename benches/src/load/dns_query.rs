@@ -6,19 +6,19 @@
 use std::{net::SocketAddr, rc::Rc};
 
 use clap::Args;
-use lars_proto::{
-    ModuleId,
-    frame::{self, HEADER_LEN},
-    messages::{GetRouteRequest, GetRouteResponse, MessageId},
-};
+use lars_proto::{ModuleId, frame::HEADER_LEN, messages::MessageId};
 
 use super::{
-    LoadError,
+    Load, LoadError,
     conversation::{self, Connection, Dialogue, Reply},
     measurement::Measurement,
     run::Plan,
-    values::{Modules, at_least},
+    values::{Modules, some},
 };
+use crate::frames::{route_query, route_reply};
+
+/// What stands first in a header.
+const ID_LEN: usize = size_of::<i32>();
 
 /// How routes are queried.
 #[derive(Clone, Debug, Args)]
@@ -30,19 +30,15 @@ pub struct DnsQueryLoad {
     #[command(flatten)]
     pub modules: Modules,
     /// How many connections
-    #[arg(long, value_name = "N", default_value_t = 10, value_parser = at_least::<1>)]
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = some)]
     pub connections: usize,
     /// Queries under way at the same time, on each
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least::<1>)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = some)]
     pub in_flight: usize,
 }
 
-impl DnsQueryLoad {
-    /// Measures.
-    ///
-    /// # Errors
-    /// If there is nobody to connect to, or what comes is no answer.
-    pub fn run(&self, plan: &Plan) -> Result<Measurement, LoadError> {
+impl Load for DnsQueryLoad {
+    fn run(&self, plan: &Plan) -> Result<Measurement, LoadError> {
         let questions: Rc<[Question]> = self.modules.all().into_iter().map(Question::new).collect();
         let step = (questions.len() / self.connections).max(1);
         let queries = (0..self.connections).map(|index| {
@@ -56,26 +52,16 @@ impl DnsQueryLoad {
 /// One module: what is sent, and how what comes begins.
 struct Question {
     request: Vec<u8>,
-    /// The header's id.
-    answer_id: [u8; 4],
-    /// The body of an answer without hosts, and the beginning of any other.
+    /// An answer without hosts: the header's id and the body are the beginning of any other's.
     answer_without_hosts: Vec<u8>,
 }
 
 impl Question {
-    fn new(ModuleId { modid, cmdid }: ModuleId) -> Self {
-        let (mut request, mut answer) = (Vec::new(), Vec::new());
-        let short = "a message without hosts is short";
-        frame::encode(
-            MessageId::GetRouteRequest,
-            &GetRouteRequest { modid, cmdid, ..Default::default() },
-            &mut request,
-        )
-        .expect(short);
-        let empty = GetRouteResponse { modid, cmdid, ..GetRouteResponse::default() };
-        frame::encode(MessageId::GetRouteResponse, &empty, &mut answer).expect(short);
-        let answer_without_hosts = answer.split_off(HEADER_LEN);
-        Self { request, answer_id: (MessageId::GetRouteResponse as i32).to_le_bytes(), answer_without_hosts }
+    fn new(module: ModuleId) -> Self {
+        Self {
+            request: route_query(MessageId::GetRouteRequest, module),
+            answer_without_hosts: route_reply(MessageId::GetRouteResponse, module, Vec::new()),
+        }
     }
 }
 
@@ -104,15 +90,14 @@ impl Dialogue for Queries {
     }
 
     fn reply(&mut self, frame: &[u8]) -> Result<Reply, &'static str> {
-        let (header, body) = frame.split_at(HEADER_LEN);
-        let expected = &self.questions[self.next_answered];
-        if !header.starts_with(&expected.answer_id) {
+        let expected = &self.questions[self.next_answered].answer_without_hosts;
+        if frame[..ID_LEN] != expected[..ID_LEN] {
             return Err("sent something else than a route");
         }
-        if !body.starts_with(&expected.answer_without_hosts) {
+        if !frame[HEADER_LEN..].starts_with(&expected[HEADER_LEN..]) {
             return Ok(Reply::Unasked);
         }
-        let is_empty = body.len() == expected.answer_without_hosts.len();
+        let is_empty = frame.len() == expected.len();
         self.next_answered = self.after(self.next_answered);
         Ok(if is_empty { Reply::Refusal } else { Reply::Answer })
     }
@@ -120,16 +105,13 @@ impl Dialogue for Queries {
 
 #[cfg(test)]
 mod tests {
-    use lars_proto::messages::HostInfo;
+    use lars_proto::{frame, messages::HostInfo};
 
     use super::*;
 
     fn route(modid: i32, cmdid: i32, hosts: usize) -> Vec<u8> {
-        let host = (0..hosts).map(|n| HostInfo { ip: n as i32, port: 80 }).collect();
-        let mut frame = Vec::new();
-        let route = GetRouteResponse { modid, cmdid, host, ..GetRouteResponse::default() };
-        frame::encode(MessageId::GetRouteResponse, &route, &mut frame).expect("short");
-        frame
+        let host = vec![HostInfo { ip: 1, port: 80 }; hosts];
+        route_reply(MessageId::GetRouteResponse, ModuleId::new(modid, cmdid), host)
     }
 
     #[test]

@@ -10,36 +10,34 @@ use std::{
 
 use clap::Args;
 use hdrhistogram::Histogram;
-use lars_proto::{
-    HostAddr, ModuleId,
-    frame::{self, HEADER_LEN},
-    messages::{GetRouteRequest, GetRouteResponse, HostInfo, MessageId},
-};
-use lars_store::{RouteEdit, RouteStore, StoreUrl};
+use lars_proto::{HostAddr, ModuleId, frame::HEADER_LEN, messages::MessageId};
+use lars_store::{OpenMode, RouteEdit, RouteStore, StoreUrl};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use socket2::{Domain, Socket, Type};
 
 use super::{
-    LoadError, cpu,
+    Load, LoadError,
+    cpu::CpuTimes,
     measurement::{Counts, Latency, Measurement, Pushes},
-    run::BenchArgs,
-    sockets::{Input, PIECE_LEN, Sockets},
-    values::{at_least, module, seconds},
+    run::{Plan, WAIT_MAX},
+    sockets::{PIECE_LEN, ring_over},
+    values::{module, some},
 };
-use crate::{frames::Frames, ring::SocketKind, spread::Spread};
+use crate::{
+    frames::{Frames, route_query, route_reply},
+    ring::{Event, Ring, SocketKind, Wait},
+    spread::Spread,
+};
 
 /// Connections from one loopback address to one port, at most: the kernel gives out some 28,000 ports.
 const CONNECTIONS_PER_SOURCE: usize = 20_000;
 
-/// How long a wait lasts before the clock is looked at.
-const WAIT_MAX: Duration = Duration::from_millis(50);
+/// When a push counts as lost if the plan does not say.
+const TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Pauses before edits lie within one poll interval of lars-dns, spread over it.
 const PAUSE_STEP_MS: u64 = 377;
 const PAUSE_MAX_MS: u64 = 1_000;
-
-/// Latencies are kept to three digits up to here, an hour; longer ones count as so long.
-const LATENCY_MAX_NS: u64 = 3_600_000_000_000;
 
 /// Who subscribes to what, and how often that changes.
 #[derive(Clone, Debug, Args)]
@@ -55,37 +53,28 @@ pub struct DnsSubscribeLoad {
         allow_hyphen_values = true)]
     pub module: ModuleId,
     /// How many subscribers
-    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = at_least::<1>)]
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = some)]
     pub connections: usize,
     /// How many edits
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..))]
     pub changes: u16,
-    /// When a push counts as lost
-    #[arg(long, value_name = "SECONDS", default_value = "15", value_parser = seconds)]
-    pub timeout: Duration,
-    /// Where it runs, and what it writes.
-    #[command(flatten)]
-    pub bench: BenchArgs,
 }
 
-impl DnsSubscribeLoad {
-    /// Subscribes, edits through `store`, and measures.
-    ///
-    /// # Errors
-    /// If there is nobody to subscribe at, the limit on open files is too low, or the store refuses an edit.
-    pub fn run(&self, store: &mut dyn RouteStore) -> Result<Measurement, LoadError> {
+impl Load for DnsSubscribeLoad {
+    fn run(&self, plan: &Plan) -> Result<Measurement, LoadError> {
+        let mut store = lars_store::open(&self.store, OpenMode::Create)?;
         allow_open_files()?;
         let streams = (0..self.connections).map(|n| connect(self.dns, n)).collect::<Result<_, _>>()?;
-        let sockets = Sockets::over(streams, SocketKind::Stream, PIECE_LEN)?;
-        let inputs = (0..self.connections).map(|_| Frames::default()).collect();
-        let mut audience = Audience { load: self, sockets, inputs, pushed: vec![false; self.connections] };
+        let ring = ring_over(streams, SocketKind::Stream, PIECE_LEN)?;
+        let (inputs, has_it) = (vec![Frames::default(); self.connections], vec![false; self.connections]);
+        let mut audience = Audience { load: self, plan, ring, inputs, has_it };
         audience.subscribe()?;
-        let mut seen = Seen::default();
-        for change in 1..=self.changes {
-            thread::sleep(Duration::from_millis(u64::from(change) * PAUSE_STEP_MS % PAUSE_MAX_MS));
-            audience.change(store, change, &mut seen)?;
+        let mut seen = Seen { latencies: Latency::histogram(), changes: Vec::new(), lost: 0 };
+        for number in 1..=self.changes {
+            thread::sleep(Duration::from_millis(u64::from(number) * PAUSE_STEP_MS % PAUSE_MAX_MS));
+            audience.change(&mut *store, number, &mut seen)?;
         }
-        Ok(seen.measurement(self))
+        Ok(seen.measurement(self.connections))
     }
 }
 
@@ -115,22 +104,20 @@ fn connect(server: SocketAddr, number: usize) -> Result<OwnedFd, LoadError> {
 /// The subscribers.
 struct Audience<'a> {
     load: &'a DnsSubscribeLoad,
-    sockets: Sockets,
+    plan: &'a Plan,
+    ring: Ring,
     inputs: Vec<Frames>,
     /// Who has what is waited for.
-    pushed: Vec<bool>,
+    has_it: Vec<bool>,
 }
 
 impl Audience<'_> {
     /// Every connection asks for the module, and has its answer.
     fn subscribe(&mut self) -> Result<(), LoadError> {
-        let ModuleId { modid, cmdid } = self.load.module;
-        let query = GetRouteRequest { modid, cmdid, ..Default::default() };
-        let mut bytes = Vec::new();
-        frame::encode(MessageId::GetRouteRequest, &query, &mut bytes).expect("a short message");
+        let query = route_query(MessageId::GetRouteRequest, self.load.module);
         for connection in 0..self.load.connections {
-            self.sockets.push(connection, &bytes)?;
-            self.sockets.flush(connection)?;
+            self.ring.push(connection, &query)?;
+            self.ring.flush(connection)?;
         }
         let missing = self.await_frames(|_| true, |_| ())?;
         if missing == 0 { Ok(()) } else { Err(self.failed("does not answer all subscribers")) }
@@ -138,29 +125,25 @@ impl Audience<'_> {
 
     /// One edit, and the pushes that follow.
     fn change(&mut self, store: &mut dyn RouteStore, number: u16, seen: &mut Seen) -> Result<(), LoadError> {
-        let cpu_before = (cpu::thread_time(), self.load.bench.server_pid.and_then(cpu::process_time));
-        let started = Instant::now();
+        let (cpu_before, started) = (CpuTimes::read(self.plan.server_pid), Instant::now());
         // What a run before this one has left is changed as well.
         let address = Ipv4Addr::from_bits(fastrand::u32(0x0a00_0001..=0x0aff_fffe));
-        store.edit(&[RouteEdit::Replace(self.load.module, vec![HostAddr::v4(address, number)])])?;
-        let expected = route(self.load.module, address, number);
+        let (module, host) = (self.load.module, HostAddr::v4(address, number));
+        store.edit(&[RouteEdit::Replace(module, vec![host])])?;
+        let push = route_reply(MessageId::GetRouteResponse, module, vec![host.to_wire()]);
         let edited = Instant::now();
         let (mut first, mut last) = (None, Duration::ZERO);
         let missing = self.await_frames(
-            |frame| frame[HEADER_LEN..] == expected[..],
+            |frame| frame[HEADER_LEN..] == push[HEADER_LEN..],
             |now| {
                 last = now.saturating_duration_since(edited);
                 first.get_or_insert(last);
-                seen.pushed(last);
+                seen.latencies.saturating_record((last.as_nanos() as u64).max(1));
             },
         )?;
-        seen.counts.lost += missing as u64;
-        seen.changed(first.unwrap_or_default(), last);
-        let server = self.load.bench.server_pid.and_then(cpu::process_time);
-        let took = server.zip(cpu_before.1).map(|(after, before)| after - before);
-        seen.server_us.extend(took.map(|took| took.as_secs_f64() * 1e6 / self.load.connections as f64));
-        seen.load += cpu::thread_time() - cpu_before.0;
-        seen.elapsed += started.elapsed();
+        seen.lost += missing as u64;
+        let cpu = CpuTimes::read(self.plan.server_pid).since(cpu_before);
+        seen.changes.push(Change { first: first.unwrap_or_default(), last, cpu, took: started.elapsed() });
         Ok(())
     }
 
@@ -170,22 +153,22 @@ impl Audience<'_> {
         wanted: impl Fn(&[u8]) -> bool,
         mut each: impl FnMut(Instant),
     ) -> Result<usize, LoadError> {
-        self.pushed.fill(false);
-        let mut missing = self.pushed.len();
-        let mut heard = Instant::now();
-        while missing > 0 && heard.elapsed() < self.load.timeout {
-            self.sockets.wait_for_one(WAIT_MAX)?;
+        self.has_it.fill(false);
+        let (mut missing, mut heard) = (self.has_it.len(), Instant::now());
+        while missing > 0 && heard.elapsed() < self.plan.timeout.unwrap_or(TIMEOUT) {
+            self.ring.turn(Wait::for_one(WAIT_MAX))?;
             let now = Instant::now();
-            while let Some((connection, input)) = self.sockets.next() {
-                let bytes = match input? {
-                    Input::Bytes(bytes) => bytes,
-                    Input::Sent => continue,
-                    Input::HungUp => return Err(self.failed("hung up")),
+            while let Some(event) = self.ring.next() {
+                let connection = match event {
+                    Event::Received { socket } => socket,
+                    Event::HungUp { .. } => return Err(self.failed("hung up")),
+                    Event::Failed { error, .. } => return Err(error.into()),
+                    Event::Sent { .. } | Event::Accepted { .. } => continue,
                 };
-                let pushed = &mut self.pushed[connection];
-                let whole = self.inputs[connection].take(bytes, |frame| {
-                    if !*pushed && wanted(frame) {
-                        *pushed = true;
+                let has_it = &mut self.has_it[connection];
+                let whole = self.inputs[connection].take(self.ring.received(), |frame| {
+                    if !*has_it && wanted(frame) {
+                        *has_it = true;
                         missing -= 1;
                         each(now);
                     }
@@ -202,74 +185,48 @@ impl Audience<'_> {
     }
 }
 
-/// The body of the push that says so.
-fn route(ModuleId { modid, cmdid }: ModuleId, address: Ipv4Addr, port: u16) -> Vec<u8> {
-    let host = vec![HostInfo { ip: address.to_bits() as i32, port: i32::from(port) }];
-    let route = GetRouteResponse { modid, cmdid, host, ..GetRouteResponse::default() };
-    let mut push = Vec::new();
-    frame::encode(MessageId::GetRouteResponse, &route, &mut push).expect("a short message");
-    push.split_off(HEADER_LEN)
+/// What came of one edit.
+struct Change {
+    /// Since the edit.
+    first: Duration,
+    last: Duration,
+    cpu: CpuTimes,
+    /// The edit included.
+    took: Duration,
 }
 
-/// What came of the edits.
+/// What came of all edits.
 struct Seen {
+    /// Of each push, in nanoseconds.
     latencies: Histogram<u64>,
-    counts: Counts,
-    to_first_ms: Vec<f64>,
-    to_last_ms: Vec<f64>,
-    first_to_last_ms: Vec<f64>,
-    /// Processor time of the server, in microseconds for each subscriber.
-    server_us: Vec<f64>,
-    elapsed: Duration,
-    load: Duration,
-}
-
-impl Default for Seen {
-    fn default() -> Self {
-        Self {
-            latencies: Histogram::new_with_bounds(1, LATENCY_MAX_NS, 3).expect("the bounds are valid"),
-            counts: Counts::default(),
-            to_first_ms: Vec::new(),
-            to_last_ms: Vec::new(),
-            first_to_last_ms: Vec::new(),
-            server_us: Vec::new(),
-            elapsed: Duration::ZERO,
-            load: Duration::ZERO,
-        }
-    }
+    changes: Vec<Change>,
+    lost: u64,
 }
 
 impl Seen {
-    fn pushed(&mut self, latency: Duration) {
-        self.counts.replies += 1;
-        self.latencies.saturating_record(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX).max(1));
-    }
-
-    fn changed(&mut self, first: Duration, last: Duration) {
-        let millis = |duration: Duration| duration.as_secs_f64() * 1e3;
-        self.to_first_ms.push(millis(first));
-        self.to_last_ms.push(millis(last));
-        self.first_to_last_ms.push(millis(last - first));
-    }
-
-    fn measurement(self, load: &DnsSubscribeLoad) -> Measurement {
-        let spread = |figures: Vec<f64>| Spread::of(figures).unwrap_or_default();
-        let seconds = self.elapsed.as_secs_f64();
-        let completed = self.counts.replies;
-        let server_us = Spread::of(self.server_us);
+    fn measurement(self, subscribers: usize) -> Measurement {
+        let millis = |time: fn(&Change) -> Duration| {
+            Spread::of(self.changes.iter().map(|change| time(change).as_secs_f64() * 1e3)).unwrap_or_default()
+        };
+        let server_us = self.changes.iter().filter_map(|change| change.cpu.server);
+        let server_us = Spread::of(server_us.map(|time| time.as_secs_f64() * 1e6 / subscribers as f64));
+        let seconds = self.changes.iter().map(|change| change.took.as_secs_f64()).sum::<f64>();
+        let load = self.changes.iter().map(|change| change.cpu.load.as_secs_f64()).sum::<f64>();
+        let replies = self.latencies.len();
+        let requests = replies + self.lost;
         Measurement {
             seconds,
-            completed,
-            per_second: completed as f64 / seconds,
+            completed: replies,
+            per_second: replies as f64 / seconds,
             latency: Latency::of(&self.latencies),
-            counts: Counts { requests: completed + self.counts.lost, ..self.counts },
-            cpu_share: self.load.as_secs_f64() / seconds,
+            counts: Counts { requests, replies, lost: self.lost, ..Counts::default() },
+            cpu_share: load / seconds,
             server_us: server_us.map(|us| us.median),
             pushes: Some(Pushes {
-                subscribers: load.connections,
-                to_first_ms: spread(self.to_first_ms),
-                to_last_ms: spread(self.to_last_ms),
-                first_to_last_ms: spread(self.first_to_last_ms),
+                subscribers,
+                to_first_ms: millis(|change| change.first),
+                to_last_ms: millis(|change| change.last),
+                first_to_last_ms: millis(|change| change.last - change.first),
                 server_us,
             }),
             ..Measurement::default()

@@ -87,17 +87,28 @@ impl Slots {
 }
 
 /// The operations of one connection. Those that began together stand together.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Batches {
     /// When they were sent, and how many operations those are.
     batches: VecDeque<(u64, u64)>,
     len: u64,
+    max: usize,
 }
 
 impl Batches {
+    /// Room for `max` operations.
+    pub(super) fn new(max: usize) -> Self {
+        Self { batches: VecDeque::new(), len: 0, max }
+    }
+
     /// Operations in flight.
-    pub(super) fn len(&self) -> u64 {
-        self.len
+    pub(super) fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// Whether one more may begin.
+    pub(super) fn has_room(&self) -> bool {
+        self.len() < self.max
     }
 
     /// Gives up what was sent before `sent_before`; how many those were.
@@ -109,12 +120,12 @@ impl Batches {
         before - self.len
     }
 
-    /// `count` operations begin.
-    pub(super) fn begin(&mut self, since: u64, count: u64) {
-        self.len += count;
+    /// One more begins.
+    pub(super) fn begin(&mut self, since: u64) {
+        self.len += 1;
         match self.batches.back_mut() {
-            Some((last, n)) if *last == since => *n += count,
-            _ => self.batches.push_back((since, count)),
+            Some((last, count)) if *last == since => *count += 1,
+            _ => self.batches.push_back((since, 1)),
         }
     }
 
@@ -150,30 +161,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reply_ends_its_own_operation_once() {
-        let mut slots = Slots::new(3);
-        let seqs: Vec<u32> = (0..3).filter_map(|n| slots.begin(n)).collect();
-        assert_eq!(slots.begin(3), None, "no room");
-        assert_eq!(slots.finish(seqs[1]), Some(1));
-        assert_eq!(slots.finish(seqs[1]), None, "twice");
-        assert_eq!(slots.finish(u32::MAX), None, "never asked");
-        let next = slots.begin(4).expect("room");
-        assert_ne!(next, seqs[1], "the slot is used again, its number is not");
-        assert_eq!(slots.finish(seqs[1]), None, "late");
-        assert_eq!(slots.finish(next), Some(4));
-    }
-
-    #[test]
-    fn what_is_not_answered_in_time_is_given_up() {
-        let mut slots = Slots::new(4);
-        let seqs: Vec<u32> = (0..4).filter_map(|n| slots.begin(n)).collect();
-        assert_eq!(slots.expire(2), 2);
-        assert_eq!(slots.len(), 2);
-        assert_eq!(slots.finish(seqs[0]), None, "given up");
-        assert_eq!(slots.finish(seqs[2]), Some(2));
-    }
-
-    #[test]
     fn numbers_go_on_after_the_last_one() {
         let mut slots = Slots::new(2);
         slots.begun = u32::MAX >> 1;
@@ -184,42 +171,61 @@ mod tests {
 
     #[test]
     fn replies_in_order_end_the_oldest() {
-        let mut batches = Batches::default();
-        batches.begin(10, 3);
-        batches.begin(10, 1);
-        batches.begin(20, 2);
+        let mut batches = Batches::new(6);
+        [10, 10, 10, 10, 20, 20].into_iter().for_each(|now| batches.begin(now));
+        assert!(!batches.has_room());
         let mut finished = Vec::new();
         assert!(batches.finish(5, |since, n| finished.push((since, n))));
         assert_eq!(finished, [(10, 4), (20, 1)]);
         assert!(!batches.finish(2, |_, _| panic!("nothing ends")), "more replies than requests");
         assert!(batches.finish(1, |since, n| assert_eq!((since, n), (20, 1))));
         assert_eq!(batches.len(), 0);
-        (1..=3).for_each(|now| batches.begin(now, 2));
-        assert_eq!((batches.expire(3), batches.len()), (4, 2));
+        [1, 1, 2, 3].into_iter().for_each(|now| batches.begin(now));
+        assert_eq!((batches.expire(3), batches.len()), (3, 1));
+    }
+
+    /// What may be done to slots.
+    #[derive(Clone, Debug)]
+    enum Step {
+        Begin,
+        /// With any number that was given out, again or too late as well.
+        Finish(prop::sample::Index),
+        /// What has been sent longer ago than so many steps.
+        Expire(u64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let finish = any::<prop::sample::Index>().prop_map(Step::Finish);
+        prop_oneof![4 => Just(Step::Begin), 3 => finish, 1 => (0_u64..20).prop_map(Step::Expire)]
     }
 
     proptest! {
         #[test]
-        fn slots_keep_what_a_map_would(
-            count in 1usize..9,
-            steps in prop::collection::vec((any::<bool>(), any::<prop::sample::Index>()), 0..200),
-        ) {
+        fn slots_keep_what_a_map_would(count in 1usize..9, steps in prop::collection::vec(step(), 0..200)) {
             let (mut slots, mut model) = (Slots::new(count), HashMap::new());
             let mut seqs = Vec::new();
-            for (now, (begins, which)) in steps.into_iter().enumerate() {
-                let now = now as u64;
-                if begins {
-                    let seq = slots.begin(now);
-                    prop_assert_eq!(seq.is_some(), model.len() < count);
-                    if let Some(seq) = seq {
-                        prop_assert_eq!(model.insert(seq, now), None);
-                        seqs.push(seq);
+            for (now, step) in (100..).zip(steps) {
+                match step {
+                    Step::Begin => {
+                        let seq = slots.begin(now);
+                        prop_assert_eq!(seq.is_some(), model.len() < count);
+                        if let Some(seq) = seq {
+                            prop_assert_eq!(model.insert(seq, now), None);
+                            seqs.push(seq);
+                        }
                     }
-                } else if !seqs.is_empty() {
-                    let seq = *which.get(&seqs);
-                    prop_assert_eq!(slots.finish(seq), model.remove(&seq));
+                    Step::Finish(_) if seqs.is_empty() => prop_assert_eq!(slots.finish(u32::MAX), None),
+                    Step::Finish(which) => {
+                        let seq = *which.get(&seqs);
+                        prop_assert_eq!(slots.finish(seq), model.remove(&seq));
+                    }
+                    Step::Expire(age) => {
+                        let before = model.len();
+                        model.retain(|_, since| *since >= now - age);
+                        prop_assert_eq!(slots.expire(now - age), (before - model.len()) as u64);
+                    }
                 }
-                prop_assert_eq!(slots.len(), model.len());
+                prop_assert_eq!((slots.len(), slots.has_room()), (model.len(), model.len() < count));
             }
         }
     }

@@ -1,9 +1,9 @@
 //! The load generator: one thread that asks more cheaply than any server answers, and measures.
 //!
 //! What decides and counts is pure and driven by the clock of a `Run`; `sockets` does the IO; `conversation` leads requests
-//! to their replies, whatever is asked: [`udp_lookups`], [`udp_routes`], [`tcp_echo`] and [`dns_query`] say what that is.
-//! [`dns_subscribe`] and [`reporter_ingest`] wait for what nobody asks for each time: pushes, and room to send. The loads are
-//! their own command lines.
+//! to their replies, whatever is asked: [`udp_lookups`], [`udp_routes`], [`tcp_echo`] and [`dns_query`] say what that is, and
+//! [`reporter_ingest`], which nobody answers. [`dns_subscribe`] waits for pushes, [`sql_upserts`] for a database. Each is a
+//! [`Load`], and its own command line.
 
 mod conversation;
 mod cpu;
@@ -31,8 +31,17 @@ pub use self::{
     cpu::{pin, process_time},
     dns_subscribe::allow_open_files,
     measurement::{Counts, Latency, Measurement, Pushes, Stored},
-    run::{BenchArgs, Plan},
+    run::Plan,
 };
+
+/// What is asked, and of whom.
+pub trait Load {
+    /// Measures.
+    ///
+    /// # Errors
+    /// If there is nobody to ask, what comes is no answer, or a store refuses.
+    fn run(&self, plan: &Plan) -> Result<Measurement, LoadError>;
+}
 
 /// Why nothing was measured.
 #[derive(Debug, thiserror::Error)]

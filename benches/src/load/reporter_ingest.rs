@@ -6,7 +6,7 @@
 
 use std::{
     mem,
-    net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream},
+    net::{Ipv4Addr, SocketAddr},
     thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -16,15 +16,14 @@ use lars_proto::{
     ModuleId, frame,
     messages::{HostCallResult, MessageId, ReportStatusRequest},
 };
-use lars_store::{CallStatusStore, StoreUrl};
+use lars_store::{CallStatusStore, OpenMode, StoreUrl};
 
 use super::{
-    LoadError,
-    conversation::broken,
+    Load, LoadError,
+    conversation::{self, Conversation, Ended},
     measurement::{Measurement, Stored},
-    run::{Plan, Run},
-    sockets::{Input, Sockets, connect},
-    values::at_least,
+    run::Plan,
+    values::some,
 };
 use crate::ring::SocketKind;
 
@@ -44,7 +43,7 @@ pub struct ReporterIngestLoad {
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:7779")]
     pub reporter: SocketAddr,
     /// How many callers, each with a connection
-    #[arg(long, value_name = "N", default_value_t = 10, value_parser = at_least::<1>)]
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = some)]
     pub connections: usize,
     /// How many modules each calls
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
@@ -58,35 +57,23 @@ pub struct ReporterIngestLoad {
     pub store: Option<StoreUrl>,
 }
 
-impl ReporterIngestLoad {
-    /// Reports until the plan ends.
-    ///
-    /// # Errors
-    /// If there is nobody to report to.
-    pub fn run(&self, plan: &Plan) -> Result<Measurement, LoadError> {
-        self.send(plan, None)
-    }
-
-    /// Reports each row once, and waits until `store` has all of them.
-    ///
-    /// # Errors
-    /// As [`run`](Self::run), and if the store cannot be read.
-    pub fn run_until_stored(
-        &self,
-        store: &mut dyn CallStatusStore,
-        plan: &Plan,
-    ) -> Result<Measurement, LoadError> {
+impl Load for ReporterIngestLoad {
+    fn run(&self, plan: &Plan) -> Result<Measurement, LoadError> {
+        let Some(url) = &self.store else { return self.send(plan, None) };
+        let mut store = lars_store::open(url, OpenMode::Create)?;
         // Nothing is cut off by time, and everything counts.
         let plan = Plan { warmup: Duration::ZERO, seconds: Duration::from_secs(1 << 20), ..plan.clone() };
         let marker = fastrand::u32(1..);
         let started = Instant::now();
         let mut measurement = self.send(&plan, Some(marker))?;
-        let rows = self.await_rows(store, marker, plan.timeout)?;
+        let rows = self.await_rows(&mut *store, marker, plan.timeout())?;
         measurement.counts.lost = self.rows() - rows;
         measurement.stored = Some(Stored { rows, per_second: rows as f64 / started.elapsed().as_secs_f64() });
         Ok(measurement)
     }
+}
 
+impl ReporterIngestLoad {
     /// Rows of the table that this writes.
     fn rows(&self) -> u64 {
         self.connections as u64 * u64::from(self.modules) * u64::from(self.hosts)
@@ -94,18 +81,8 @@ impl ReporterIngestLoad {
 
     /// With a marker, each row once.
     fn send(&self, plan: &Plan, marker: Option<u32>) -> Result<Measurement, LoadError> {
-        let (mut fds, mut agents) = (Vec::new(), Vec::new());
-        for number in 0..self.connections {
-            let fd = connect(self.reporter, SocketKind::Stream)?;
-            agents.push(Agent::new(self, number, fd.try_clone()?.into(), marker));
-            fds.push(fd);
-        }
-        // Nothing comes back.
-        let sockets = Sockets::over(fds, SocketKind::Stream, 1)?;
-        let mut driver = Driver { run: Run::start(plan), sockets, agents, server: self.reporter };
-        driver.send()?;
-        driver.hang_up(plan.timeout)?;
-        Ok(driver.run.end(0))
+        let agent = |number| (self.reporter, Agent::new(self, number, marker));
+        conversation::run((0..self.connections).map(agent).collect(), plan)
     }
 
     /// How many rows with the marker are there, at the latest when none has come for `timeout`.
@@ -139,131 +116,88 @@ impl ReporterIngestLoad {
 
 /// One caller's agent.
 struct Agent {
-    stream: TcpStream,
+    /// The next one, but for its time.
     report: ReportStatusRequest,
     modules: u32,
-    /// The next pass says so of every host.
-    succ: u32,
-    /// There is one pass only.
+    /// There is one pass over the modules only; else every host has one success more in each.
     once: bool,
     output: Vec<u8>,
-    /// Rows that the kernel has not taken, and when they began.
+    /// What the kernel has not taken, when that began, and how many bytes it has.
     rows: u64,
     since: u64,
+    len: usize,
     /// Whether there is nothing more to begin.
     is_done: bool,
 }
 
 impl Agent {
-    fn new(load: &ReporterIngestLoad, number: usize, stream: TcpStream, marker: Option<u32>) -> Self {
-        let result = |port| HostCallResult { ip: 1, port, succ: 0, err: 1, overload: false };
+    fn new(load: &ReporterIngestLoad, number: usize, marker: Option<u32>) -> Self {
+        let succ = marker.unwrap_or(1);
+        let result = |port| HostCallResult { ip: 1, port, succ, err: 1, overload: false };
         let caller = FIRST_CALLER.to_bits() + number as u32;
         let results = (1..=i32::from(load.hosts)).map(result).collect();
         Self {
-            stream,
-            report: ReportStatusRequest { modid: 0, cmdid: 1, caller: caller as i32, results, ts: 0 },
+            report: ReportStatusRequest { modid: 1, cmdid: 1, caller: caller as i32, results, ts: 0 },
             modules: load.modules,
-            succ: marker.unwrap_or(1),
             once: marker.is_some(),
-            output: Vec::with_capacity(PIECE_LEN * 2),
+            output: Vec::new(),
             rows: 0,
             since: 0,
+            len: 0,
             is_done: false,
         }
     }
 
-    /// The next messages, as far as `run` lets them begin.
-    fn begin(&mut self, run: &mut Run, now: u64) {
-        self.output.clear();
-        self.since = now;
-        let hosts = self.report.results.len() as u64;
-        while self.output.len() < PIECE_LEN && !self.is_done && run.begin_many(now, hosts) {
-            self.put_report();
-            self.rows += hosts;
+    fn go_on(&mut self) {
+        self.report.modid += 1;
+        if self.report.modid as u32 > self.modules {
+            self.report.modid = 1;
+            self.is_done = self.once;
+            self.report.results.iter_mut().for_each(|result| result.succ = result.succ.wrapping_add(1));
         }
     }
+}
 
-    fn put_report(&mut self) {
-        self.report.modid += 1;
-        let (succ, ts) = (self.succ, unix_seconds());
-        self.report.results.iter_mut().for_each(|result| result.succ = succ);
-        self.report.ts = ts;
+impl Conversation for Agent {
+    const KIND: SocketKind = SocketKind::Stream;
+    /// Nothing comes back.
+    const PIECE_LEN: usize = 1;
+    const IS_ANSWERED: bool = false;
+
+    fn in_flight(&self) -> usize {
+        self.rows as usize
+    }
+
+    fn has_room(&self) -> bool {
+        self.len < PIECE_LEN && !self.is_done
+    }
+
+    fn next_holds(&self) -> u64 {
+        self.report.results.len() as u64
+    }
+
+    fn begin(&mut self, now: u64) -> &[u8] {
+        self.output.clear();
+        self.report.ts = unix_seconds();
         frame::encode(MessageId::ReportStatusRequest, &self.report, &mut self.output)
             .expect("the number of hosts is limited");
-        if self.report.modid as u32 == self.modules {
-            self.report.modid = 0;
-            self.succ = if self.once { succ } else { succ.wrapping_add(1) };
-            self.is_done = self.once;
-        }
+        self.since = now;
+        self.rows += self.next_holds();
+        self.len += self.output.len();
+        self.go_on();
+        &self.output
+    }
+
+    fn receive(&mut self, _: &[u8], _: &mut Ended<'_>) -> Result<Option<&[u8]>, &'static str> {
+        Err("answers reports")
+    }
+
+    fn sent(&mut self, ended: &mut Ended<'_>) {
+        self.len = 0;
+        ended.answered(self.since, mem::take(&mut self.rows));
     }
 }
 
 fn unix_seconds() -> u32 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as u32)
-}
-
-struct Driver {
-    run: Run,
-    sockets: Sockets,
-    agents: Vec<Agent>,
-    server: SocketAddr,
-}
-
-impl Driver {
-    fn send(&mut self) -> Result<(), LoadError> {
-        let mut now = self.run.now();
-        while !self.run.is_over(now, || 0)
-            && !self.agents.iter().all(|agent| agent.is_done && agent.rows == 0)
-        {
-            for (number, agent) in self.agents.iter_mut().enumerate().filter(|(_, agent)| agent.rows == 0) {
-                agent.begin(&mut self.run, now);
-                self.sockets.push(number, &agent.output)?;
-                self.sockets.flush(number)?;
-            }
-            self.sockets.wait(self.run.wait(1))?;
-            now = self.run.now();
-            if self.take(now)? > 0 {
-                return Err(LoadError::Server { server: self.server, problem: "hung up" });
-            }
-        }
-        self.run.end_now();
-        Ok(())
-    }
-
-    /// Takes what has happened; how many have hung up.
-    fn take(&mut self, now: u64) -> Result<usize, LoadError> {
-        let mut hung_up = 0;
-        while let Some((number, input)) = self.sockets.next() {
-            match input.map_err(|error| broken(self.server, error))? {
-                Input::Sent => {
-                    let agent = &mut self.agents[number];
-                    self.run.finish(agent.since, now, mem::take(&mut agent.rows));
-                }
-                Input::HungUp => hung_up += 1,
-                Input::Bytes(_) => {
-                    return Err(LoadError::Server { server: self.server, problem: "answers reports" });
-                }
-            }
-        }
-        Ok(hung_up)
-    }
-
-    /// Waits until the reporter has read everything, so that whoever reports next comes behind this.
-    fn hang_up(&mut self, timeout: Duration) -> Result<(), LoadError> {
-        let (mut open, started) = (self.agents.len(), Instant::now());
-        let mut sending: Vec<usize> = (0..open).collect();
-        while open > 0 {
-            let (busy, idle) = sending.iter().partition(|number| self.agents[**number].rows > 0);
-            sending = busy;
-            let idle: Vec<usize> = idle;
-            idle.iter().try_for_each(|number| self.agents[*number].stream.shutdown(Shutdown::Write))?;
-            self.sockets.wait(self.run.wait(1))?;
-            let now = self.run.now();
-            open -= self.take(now)?;
-            if started.elapsed() > timeout {
-                return Err(LoadError::Server { server: self.server, problem: "does not read everything" });
-            }
-        }
-        Ok(())
-    }
 }

@@ -10,59 +10,48 @@ use clap::Args;
 use hdrhistogram::Histogram;
 
 use super::{
-    cpu,
+    cpu::CpuTimes,
     measurement::{Counts, Latency, Measurement},
     values::{micros, seconds, seconds_or_none},
 };
 use crate::ring::Wait;
 
-/// Latencies are kept to three digits up to here; longer ones count as so long.
-const LATENCY_MAX: Duration = Duration::from_secs(60);
-
 /// So often the clock is looked at if nothing else happens, and what is lost is given up.
-const WAIT_MAX: Duration = Duration::from_millis(50);
+pub(super) const WAIT_MAX: Duration = Duration::from_millis(50);
+
+/// When a request counts as lost if the plan does not say.
+const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// More replies than this are not waited for at once.
 const REPLIES_MAX: u64 = 64;
-
-/// Where a load runs, and what it writes.
-#[derive(Clone, Debug, Default, Args)]
-#[command(next_help_heading = "Run")]
-pub struct BenchArgs {
-    /// Stay on this processor
-    #[arg(long, value_name = "CPU")]
-    pub pin: Option<usize>,
-    /// The server's process: say how much processor time it takes
-    #[arg(long, value_name = "PID")]
-    pub server_pid: Option<u32>,
-    /// Write one line of JSON
-    #[arg(long)]
-    pub json: bool,
-    /// What to call the measurement there
-    #[arg(long, default_value = "")]
-    pub label: String,
-}
 
 /// How a run goes. It is a closed loop: an operation begins as soon as there is room for it.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Run")]
 pub struct Plan {
     /// How long to measure
-    #[arg(long, default_value = "5", value_parser = seconds)]
+    #[arg(long, global = true, default_value = "5", value_parser = seconds)]
     pub seconds: Duration,
     /// How long to run before that
-    #[arg(long, value_name = "SECONDS", default_value = "0.3", value_parser = seconds_or_none)]
+    #[arg(long, global = true, value_name = "SECONDS", default_value = "0.3", value_parser = seconds_or_none)]
     pub warmup: Duration,
-    /// When a request counts as lost
-    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
-    pub timeout: Duration,
+    /// When a request counts as lost [default: 1; pushes: 15]
+    #[arg(long, global = true, value_name = "SECONDS", value_parser = seconds)]
+    pub timeout: Option<Duration>,
     /// Wait so long for half of what is in flight before going on with a single reply. Saves the load's time, and adds
     /// to the latency that it sees
-    #[arg(long, value_name = "MICROSECONDS", default_value = "0", value_parser = micros)]
+    #[arg(long, global = true, value_name = "MICROSECONDS", default_value = "0", value_parser = micros)]
     pub gather: Duration,
-    /// Where it runs, and what it writes.
-    #[command(flatten)]
-    pub bench: BenchArgs,
+    /// The server's process: say how much processor time it takes
+    #[arg(long, global = true, value_name = "PID")]
+    pub server_pid: Option<u32>,
+}
+
+impl Plan {
+    /// When a request counts as lost.
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout.unwrap_or(TIMEOUT)
+    }
 }
 
 /// A running measurement. Times are nanoseconds since it started.
@@ -86,16 +75,15 @@ impl Run {
     /// Starts the clock.
     pub(super) fn start(plan: &Plan) -> Self {
         let (warmup, measured) = (nanos(plan.warmup), nanos(plan.seconds));
-        let latencies = Histogram::new_with_bounds(1, nanos(LATENCY_MAX), 3);
         Self {
             started: Instant::now(),
             window: warmup..warmup + measured,
-            timeout: nanos(plan.timeout),
-            server_pid: plan.bench.server_pid,
+            timeout: nanos(plan.timeout()),
+            server_pid: plan.server_pid,
             gather: plan.gather,
             cpu_at_start: None,
             cpu_at_end: None,
-            latencies: latencies.expect("the bounds are valid"),
+            latencies: Latency::histogram(),
             completed: 0,
             next_expiry: 0,
             counts: Counts::default(),
@@ -114,13 +102,8 @@ impl Run {
         now
     }
 
-    /// Whether an operation may begin now; if so, it counts as begun.
-    pub(super) fn begin(&mut self, now: u64) -> bool {
-        self.begin_many(now, 1)
-    }
-
-    /// The same for `count` operations.
-    pub(super) fn begin_many(&mut self, now: u64, count: u64) -> bool {
+    /// Whether `count` operations may begin now; if so, they count as begun.
+    pub(super) fn begin(&mut self, now: u64, count: u64) -> bool {
         let begins = now < self.window.end;
         self.counts.requests += if begins { count } else { 0 };
         begins
@@ -173,31 +156,17 @@ impl Run {
     pub(super) fn end(mut self, in_flight: u64) -> Measurement {
         self.counts.lost += in_flight;
         let seconds = Duration::from_nanos(self.window.end - self.window.start).as_secs_f64();
-        let (start, end) = (self.cpu_at_start.unwrap_or_default(), self.cpu_at_end.unwrap_or_default());
-        let server_time = end.server.zip(start.server).map(|(end, start)| end.saturating_sub(start));
+        let cpu = self.cpu_at_end.unwrap_or_default().since(self.cpu_at_start.unwrap_or_default());
         Measurement {
             seconds,
             completed: self.completed,
             per_second: self.completed as f64 / seconds,
             latency: Latency::of(&self.latencies),
             counts: self.counts,
-            cpu_share: end.load.saturating_sub(start.load).as_secs_f64() / seconds,
-            server_us: server_time.map(|time| time.as_secs_f64() * 1e6 / self.completed.max(1) as f64),
+            cpu_share: cpu.load.as_secs_f64() / seconds,
+            server_us: cpu.server.map(|time| time.as_secs_f64() * 1e6 / self.completed.max(1) as f64),
             ..Measurement::default()
         }
-    }
-}
-
-/// Processor time taken so far.
-#[derive(Clone, Copy, Debug, Default)]
-struct CpuTimes {
-    load: Duration,
-    server: Option<Duration>,
-}
-
-impl CpuTimes {
-    fn read(server_pid: Option<u32>) -> Self {
-        Self { load: cpu::thread_time(), server: server_pid.and_then(cpu::process_time) }
     }
 }
 
@@ -212,9 +181,9 @@ mod tests {
     impl Run {
         /// 100 ns of warm-up, then 1,000; 500 until something is lost.
         pub(in crate::load) fn for_test() -> Self {
-            let bench = BenchArgs::default();
             let [warmup, seconds, timeout] = [100, 1_000, 500].map(Duration::from_nanos);
-            Self::start(&Plan { warmup, seconds, timeout, gather: Duration::ZERO, bench })
+            let (timeout, gather) = (Some(timeout), Duration::ZERO);
+            Self::start(&Plan { warmup, seconds, timeout, gather, server_pid: None })
         }
     }
 
@@ -239,7 +208,7 @@ mod tests {
         assert!(run.is_over(1_100, || 0));
         assert!(!run.is_over(1_599, || 1));
         assert!(run.is_over(1_600, || 1));
-        assert_eq!([run.begin(1_099), run.begin(1_100)], [true, false]);
+        assert_eq!([run.begin(1_099, 1), run.begin(1_100, 1)], [true, false]);
         assert_eq!(run.counts.requests, 1);
     }
 }

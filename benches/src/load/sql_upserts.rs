@@ -5,11 +5,12 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use clap::Args;
 use lars_proto::{HostAddr, ModuleId};
-use lars_store::{CallStatus, CallStatusKey, CallStatusStore};
+use lars_store::{CallStatus, CallStatusKey, OpenMode, StoreUrl};
 
 use super::{
-    LoadError,
+    Load, LoadError,
     measurement::{Measurement, Stored},
     run::{Plan, Run},
 };
@@ -20,22 +21,29 @@ const KEYS: u32 = 10_000;
 /// Callers that nothing else uses.
 const FIRST_CALLER: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 0);
 
-/// Measures.
-///
-/// # Errors
-/// If the store refuses a row.
-pub fn run(store: &mut dyn CallStatusStore, plan: &Plan) -> Result<Measurement, LoadError> {
-    let mut run = Run::start(plan);
-    let mut now = run.now();
-    while run.begin(now) {
-        let since = now;
-        store.upsert(&[row(run.counts.requests)])?;
-        now = run.now();
-        run.finish(since, now, 1);
+/// Where rows go.
+#[derive(Clone, Debug, Args)]
+pub struct SqlUpserts {
+    /// The database: sqlite:PATH or mysql://user:password@host:port/database
+    #[arg(long, value_name = "URL", env = "LARS_STORE_URL", hide_env_values = true)]
+    pub store: StoreUrl,
+}
+
+impl Load for SqlUpserts {
+    fn run(&self, plan: &Plan) -> Result<Measurement, LoadError> {
+        let mut store = lars_store::open(&self.store, OpenMode::Create)?;
+        let mut run = Run::start(plan);
+        let mut now = run.now();
+        while run.begin(now, 1) {
+            let since = now;
+            store.upsert(&[row(run.counts.requests)])?;
+            now = run.now();
+            run.finish(since, now, 1);
+        }
+        let measurement = run.end(0);
+        let stored = Stored { rows: measurement.completed, per_second: measurement.per_second };
+        Ok(Measurement { stored: Some(stored), ..measurement })
     }
-    let measurement = run.end(0);
-    let stored = Stored { rows: measurement.completed, per_second: measurement.per_second };
-    Ok(Measurement { stored: Some(stored), ..measurement })
 }
 
 fn row(number: u64) -> CallStatus {

@@ -3,19 +3,19 @@
 use std::net::SocketAddr;
 
 use clap::Args;
-use lars_proto::frame::HEADER_LEN;
+use lars_proto::frame::{BODY_LEN_MAX, HEADER_LEN};
 
 use super::{
-    LoadError,
+    Load, LoadError,
     conversation::{self, Connection, Dialogue, Reply},
     measurement::Measurement,
     run::Plan,
-    values::{at_least, body_len},
+    values::{some, within},
 };
 use crate::frames::ECHO_ID;
 
 /// The shortest body: each frame is numbered.
-pub const BODY_LEN_MIN: usize = 4;
+const BODY_LEN_MIN: usize = 4;
 
 /// How frames are sent.
 #[derive(Clone, Debug, Args)]
@@ -24,22 +24,18 @@ pub struct TcpEchoLoad {
     #[arg(long, value_name = "IP:PORT")]
     pub connect: SocketAddr,
     /// How many connections
-    #[arg(long, value_name = "N", default_value_t = 10, value_parser = at_least::<1>)]
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = some)]
     pub connections: usize,
     /// Frames under way at the same time, on each
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least::<1>)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = some)]
     pub in_flight: usize,
     /// Bytes of each frame behind its header
-    #[arg(long = "body", value_name = "BYTES", default_value_t = 16, value_parser = body_len)]
+    #[arg(long = "body", value_name = "BYTES", default_value_t = 16, value_parser = within::<BODY_LEN_MIN, BODY_LEN_MAX>)]
     pub body_len: usize,
 }
 
-impl TcpEchoLoad {
-    /// Measures.
-    ///
-    /// # Errors
-    /// If there is nobody to connect to, or frames do not come back as they were sent.
-    pub fn run(&self, plan: &Plan) -> Result<Measurement, LoadError> {
+impl Load for TcpEchoLoad {
+    fn run(&self, plan: &Plan) -> Result<Measurement, LoadError> {
         let echo = |_| (self.connect, Connection::new(Echo::new(self.body_len), self.in_flight));
         conversation::run((0..self.connections).map(echo).collect(), plan)
     }

@@ -8,19 +8,19 @@ use clap::Args;
 use lars_proto::{
     ModuleId,
     frame::{self, HEADER_LEN},
+    lookup,
     messages::{GetHostRequest, GetHostResponse, HostInfo, MessageId, ReportRequest, RetCode},
 };
-use prost::Message;
 
 use super::{
-    LoadError,
+    Load, LoadError,
     conversation::{self, Conversation, Ended},
     in_flight::Slots,
     measurement::Measurement,
     run::Plan,
     values::AgentTarget,
 };
-use crate::ring::SocketKind;
+use crate::{frames::framed, ring::SocketKind};
 
 /// Longer replies are cut off; they have some 50 bytes.
 const REPLY_LEN_MAX: usize = 2_048;
@@ -35,12 +35,8 @@ pub struct GetHostLoad {
     pub report: bool,
 }
 
-impl GetHostLoad {
-    /// Measures.
-    ///
-    /// # Errors
-    /// If there is nobody to ask, or the sockets fail.
-    pub fn run(&self, plan: &Plan) -> Result<Measurement, LoadError> {
+impl Load for GetHostLoad {
+    fn run(&self, plan: &Plan) -> Result<Measurement, LoadError> {
         let lookups = |module| Lookups::new(module, self.target.in_flight, self.report);
         conversation::run(self.target.sockets(lookups), plan)
     }
@@ -66,15 +62,12 @@ struct Lookups {
 
 impl Lookups {
     fn new(ModuleId { modid, cmdid }: ModuleId, in_flight: usize, reports: bool) -> Self {
-        let mut request = Vec::new();
         // As the deployed clients put it.
         let asked = GetHostRequest { seq: u32::MAX, modid, cmdid, wait_ms: 0 };
-        put(MessageId::GetHostRequest, &asked, &mut request);
-        let mut report = Vec::new();
+        let request = framed(MessageId::GetHostRequest, &asked);
         // Negative numbers take all of the ten bytes that there may be.
-        let host = Some(HostInfo { ip: -1, port: -1 });
-        let succeeded = RetCode::Succ as i32;
-        put(MessageId::ReportRequest, &ReportRequest { modid, cmdid, host, retcode: succeeded }, &mut report);
+        let (host, retcode) = (Some(HostInfo { ip: -1, port: -1 }), RetCode::Succ as i32);
+        let report = framed(MessageId::ReportRequest, &ReportRequest { modid, cmdid, host, retcode });
         Self { in_flight: Slots::new(in_flight), request, reports, report }
     }
 
@@ -138,18 +131,16 @@ fn write_varint(bytes: &mut [u8], value: u64) {
     }
 }
 
-fn put(id: MessageId, message: &impl Message, out: &mut Vec<u8>) {
-    frame::encode(id, message, out).expect("these messages are short");
-}
-
 /// The reply in a datagram, if it is one.
 fn decode(datagram: &[u8]) -> Option<GetHostResponse> {
     let frame = frame::decode_datagram(datagram).ok()?;
-    GetHostResponse::decode(frame.body).ok()
+    lookup::decode_get_host_response(frame.body).ok()
 }
 
 #[cfg(test)]
 mod tests {
+    use prost::Message;
+
     use super::{super::run::Run, *};
 
     const MODULE: ModuleId = ModuleId::new(1, 2);
@@ -186,8 +177,9 @@ mod tests {
             GetHostRequest::decode(&request[HEADER_LEN..]).expect("a request");
         let longest = lookups.datagram_len();
         assert!(Some(request.len()) < longest, "it can go behind a report");
-        let (host, mut reply, mut run) = (Some(host), Vec::new(), Run::for_test());
-        put(MessageId::GetHostResponse, &GetHostResponse { seq, modid, cmdid, retcode: 0, host }, &mut reply);
+        let (host, mut run) = (Some(host), Run::for_test());
+        let reply = GetHostResponse { seq, modid, cmdid, retcode: 0, host };
+        let reply = framed(MessageId::GetHostResponse, &reply);
         let report =
             lookups.receive(&reply, &mut Ended::now(&mut run, 1)).expect("an answer").expect("a report");
         assert_eq!(Some(report.len()), longest);

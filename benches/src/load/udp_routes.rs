@@ -7,18 +7,18 @@ use clap::Args;
 use lars_proto::{
     ModuleId,
     frame::{self, HEADER_LEN},
-    messages::{GetRouteRequest, MessageId},
+    messages::MessageId,
 };
 
 use super::{
-    LoadError,
+    Load, LoadError,
     conversation::{self, Conversation, Ended},
     in_flight::Batches,
     measurement::Measurement,
     run::Plan,
     values::AgentTarget,
 };
-use crate::ring::SocketKind;
+use crate::{frames::route_query, ring::SocketKind};
 
 /// The longest payload of a datagram: a route of some four thousand hosts fills it.
 const REPLY_LEN_MAX: usize = 65_507;
@@ -30,12 +30,8 @@ pub struct GetRouteLoad {
     pub target: AgentTarget,
 }
 
-impl GetRouteLoad {
-    /// Measures.
-    ///
-    /// # Errors
-    /// If there is nobody to ask, or the sockets fail.
-    pub fn run(&self, plan: &Plan) -> Result<Measurement, LoadError> {
+impl Load for GetRouteLoad {
+    fn run(&self, plan: &Plan) -> Result<Measurement, LoadError> {
         conversation::run(self.target.sockets(|module| Queries::new(module, self.target.in_flight)), plan)
     }
 }
@@ -44,15 +40,12 @@ impl GetRouteLoad {
 struct Queries {
     request: Vec<u8>,
     in_flight: Batches,
-    in_flight_max: usize,
 }
 
 impl Queries {
-    fn new(ModuleId { modid, cmdid }: ModuleId, in_flight_max: usize) -> Self {
-        let query = GetRouteRequest { modid, cmdid, ..Default::default() };
-        let mut request = Vec::new();
-        frame::encode(MessageId::ApiGetRouteRequest, &query, &mut request).expect("a short message");
-        Self { request, in_flight: Batches::default(), in_flight_max }
+    fn new(module: ModuleId, in_flight_max: usize) -> Self {
+        let request = route_query(MessageId::ApiGetRouteRequest, module);
+        Self { request, in_flight: Batches::new(in_flight_max) }
     }
 }
 
@@ -65,15 +58,15 @@ impl Conversation for Queries {
     }
 
     fn in_flight(&self) -> usize {
-        self.in_flight.len() as usize
+        self.in_flight.len()
     }
 
     fn has_room(&self) -> bool {
-        self.in_flight() < self.in_flight_max
+        self.in_flight.has_room()
     }
 
     fn begin(&mut self, now: u64) -> &[u8] {
-        self.in_flight.begin(now, 1);
+        self.in_flight.begin(now);
         &self.request
     }
 
@@ -97,16 +90,14 @@ impl Conversation for Queries {
 
 #[cfg(test)]
 mod tests {
-    use lars_proto::messages::{GetRouteResponse, HostInfo};
+    use lars_proto::messages::HostInfo;
 
     use super::{super::run::Run, *};
+    use crate::frames::route_reply;
 
     fn reply(modid: i32, hosts: usize) -> Vec<u8> {
         let host = vec![HostInfo { ip: -1, port: 80 }; hosts];
-        let route = GetRouteResponse { modid, cmdid: 2, host, ..GetRouteResponse::default() };
-        let mut datagram = Vec::new();
-        frame::encode(MessageId::ApiGetRouteResponse, &route, &mut datagram).expect("short");
-        datagram
+        route_reply(MessageId::ApiGetRouteResponse, ModuleId::new(modid, 2), host)
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! What the flags of loads may be: modules, agents, numbers.
 
-use std::{net::SocketAddr, ops::RangeInclusive, str::FromStr, time::Duration};
+use std::{net::SocketAddr, num::ParseIntError, ops::RangeInclusive, time::Duration};
 
 use clap::Args;
 use lars_proto::ModuleId;
 
-use super::{in_flight::SLOTS_MAX, tcp_echo::BODY_LEN_MIN};
+use super::in_flight::SLOTS_MAX;
 
 /// Modules whose ids follow each other.
 #[derive(Clone, Debug)]
@@ -58,10 +58,10 @@ pub struct AgentTarget {
     #[command(flatten)]
     pub modules: Modules,
     /// How many sockets, each for one module
-    #[arg(long, value_name = "N", default_value_t = 16, value_parser = at_least::<1>)]
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = some)]
     pub sockets: usize,
     /// Requests under way at the same time, on each
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = slots)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = within::<1, SLOTS_MAX>)]
     pub in_flight: usize,
 }
 
@@ -110,21 +110,15 @@ pub(super) fn module(text: &str) -> Result<ModuleId, String> {
     module.ok_or_else(|| "is more than one module".into())
 }
 
-pub(super) fn at_least<const MIN: usize>(text: &str) -> Result<usize, String> {
-    in_range(text, MIN, usize::MAX)
+/// A number of so many at least and at most.
+pub(super) fn within<const MIN: usize, const MAX: usize>(text: &str) -> Result<usize, String> {
+    let number = text.parse().map_err(|error: ParseIntError| error.to_string())?;
+    if (MIN..=MAX).contains(&number) { Ok(number) } else { Err(format!("is not in {MIN}..={MAX}")) }
 }
 
-fn slots(text: &str) -> Result<usize, String> {
-    in_range(text, 1, SLOTS_MAX)
-}
-
-pub(super) fn body_len(text: &str) -> Result<usize, String> {
-    in_range(text, BODY_LEN_MIN, lars_proto::frame::BODY_LEN_MAX)
-}
-
-fn in_range(text: &str, min: usize, max: usize) -> Result<usize, String> {
-    let number = usize::from_str(text).map_err(|error| error.to_string())?;
-    if (min..=max).contains(&number) { Ok(number) } else { Err(format!("is not in {min}..={max}")) }
+/// One at least.
+pub(super) fn some(text: &str) -> Result<usize, String> {
+    within::<1, { usize::MAX }>(text)
 }
 
 #[cfg(test)]

@@ -26,8 +26,8 @@ use super::{
     service::Service,
 };
 use crate::load::{
-    self, BenchArgs, LoadError, Measurement, Plan, dns_query::DnsQueryLoad, dns_subscribe::DnsSubscribeLoad,
-    udp_lookups::GetHostLoad, values::AgentTarget,
+    self, Load, Plan, dns_query::DnsQueryLoad, dns_subscribe::DnsSubscribeLoad, udp_lookups::GetHostLoad,
+    values::AgentTarget,
 };
 
 /// Services run on this processor, what drives them on the other.
@@ -118,7 +118,7 @@ fn read_frame(stream: &mut TcpStream) -> io::Result<()> {
 /// # Errors
 /// If lars-dns cannot be started, or fails.
 pub fn fan_out(effort: &Effort) -> Result<Report, ScaleError> {
-    let (mut site, module) = (Site::new()?, fleet::module(0));
+    let (site, module) = (Site::new()?, fleet::module(0));
     let dns = site.dns(&["--store-poll-interval-ms", "20"])?;
     let mut figures = vec![weigh_connections(effort, &dns)?];
     let mut heard = Series::new("first to last push read");
@@ -132,10 +132,8 @@ pub fn fan_out(effort: &Effort) -> Result<Report, ScaleError> {
             module,
             connections: count,
             changes: 1 + effort.repetitions as u16,
-            timeout: PATIENCE,
-            bench: BenchArgs { server_pid: Some(dns.id()), ..BenchArgs::default() },
         };
-        let pushes = load.run(&mut *site.editor)?.pushes.ok_or(ScaleError::Silent("a push"))?;
+        let pushes = load.run(&plan(effort, &dns, PATIENCE))?.pushes.ok_or(ScaleError::Silent("a push"))?;
         subscribed = count;
         heard.add(count, pushes.first_to_last_ms.per(1e-6));
         each.add(count, pushes.server_us.unwrap_or_default().per(1e-3));
@@ -317,28 +315,28 @@ fn look_up(effort: &Effort, agent: &Service, modules: usize) -> Result<Spread, S
     let modules = (0..CALLERS).map(|_| fleet::module(random.usize(..modules))).collect();
     let target = AgentTarget { agent: agent.addrs()[0], shards: 1, modules, sockets: CALLERS, in_flight: 1 };
     let load = GetHostLoad { target, report: false };
-    cost_of_each(effort, agent, |plan| load.run(plan))
+    cost_of_each(effort, agent, &load)
+}
+
+fn plan(effort: &Effort, service: &Service, timeout: Duration) -> Plan {
+    Plan {
+        warmup: Duration::from_millis(50),
+        seconds: Duration::from_millis(if effort.quick { 50 } else { 500 }),
+        timeout: Some(timeout),
+        gather: Duration::ZERO,
+        server_pid: Some(service.id()),
+    }
 }
 
 /// Processor time of `service` per operation of `load`, in nanoseconds.
-fn cost_of_each(
-    effort: &Effort,
-    service: &Service,
-    load: impl Fn(&Plan) -> Result<Measurement, LoadError> + Sync,
-) -> Result<Spread, ScaleError> {
-    let plan = Plan {
-        warmup: Duration::from_millis(50),
-        seconds: Duration::from_millis(if effort.quick { 50 } else { 500 }),
-        timeout: Duration::from_secs(1),
-        gather: Duration::ZERO,
-        bench: BenchArgs { server_pid: Some(service.id()), ..BenchArgs::default() },
-    };
+fn cost_of_each(effort: &Effort, service: &Service, load: &(impl Load + Sync)) -> Result<Spread, ScaleError> {
+    let plan = plan(effort, service, Duration::from_secs(1));
     // The load has a thread for itself, the only one that is pinned.
     let once = || {
         thread::scope(|scope| {
             let load = scope.spawn(|| {
                 load::pin(DRIVER_CPU)?;
-                load(&plan)
+                load.run(&plan)
             });
             load.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
@@ -364,7 +362,7 @@ pub fn queries(effort: &Effort) -> Result<Report, ScaleError> {
             effort.say(format!("queries on {connections} connections, {in_flight} under way on each"));
             let modules = (0..MODULES_QUERIED).map(fleet::module).collect();
             let load = DnsQueryLoad { dns: dns.addrs()[0], modules, connections, in_flight };
-            series.add(connections, cost_of_each(effort, &dns, |plan| load.run(plan))?);
+            series.add(connections, cost_of_each(effort, &dns, &load)?);
         }
     }
     let last = series[0].points.last().expect("one at least");

@@ -1,6 +1,6 @@
 //! On a private io_uring: multishot accept and receive into provided buffers, and one system call a turn.
 
-use std::{io, mem, net::TcpListener, time::Duration};
+use std::{io, mem, net::TcpListener, os::fd::OwnedFd, time::Duration};
 
 use nix::sys::{
     resource::{Resource, getrlimit},
@@ -22,7 +22,7 @@ const BUFFER_LEN: usize = 8 << 10;
 /// no load gets there.)
 const OUTPUT_MAX: usize = 16 << 20;
 
-const WAIT: Wait = Wait { events: 1, gather: Duration::ZERO, max: Duration::from_secs(1) };
+const WAIT: Wait = Wait::for_one(Duration::from_secs(1));
 
 pub(super) fn echo(listener: TcpListener) -> io::Result<()> {
     // What is accepted inherits it.
@@ -31,7 +31,7 @@ pub(super) fn echo(listener: TcpListener) -> io::Result<()> {
     let sockets = SOCKETS_MAX.min(u32::try_from(files).unwrap_or(SOCKETS_MAX));
     let mut ring = Ring::new(RingConfig { sockets, buffers: BUFFERS, buffer_len: BUFFER_LEN })?;
     ring.add(listener.into(), SocketKind::Listener)?;
-    let mut server = Server { ring, connections: Vec::new(), served: Vec::new(), spare: Vec::new() };
+    let mut server = Server { ring, connections: Vec::new(), served: Vec::new() };
     loop {
         server.turn()?;
     }
@@ -41,17 +41,13 @@ struct Server {
     ring: Ring,
     /// By the number of their socket.
     connections: Vec<Option<Connection>>,
-    /// Connections that got something in this turn.
+    /// Connections to which something happened in this turn.
     served: Vec<SocketKey>,
-    /// Memory for output.
-    spare: Vec<Vec<u8>>,
 }
 
 #[derive(Default)]
 struct Connection {
     input: Frames,
-    output: Vec<u8>,
-    sending: bool,
     hung_up: bool,
 }
 
@@ -61,15 +57,13 @@ impl Server {
         self.ring.turn(WAIT)?;
         while let Some(event) = self.ring.next() {
             match event {
-                Event::Accepted { stream } => self.accept(stream.into())?,
+                Event::Accepted { stream } => self.accept(stream),
                 Event::Received { socket } => self.receive(socket),
                 Event::HungUp { socket } => {
-                    if let Some(connection) = self.connections[socket].as_mut() {
-                        connection.hung_up = true;
-                        self.served.push(socket);
-                    }
+                    self.connections[socket].iter_mut().for_each(|connection| connection.hung_up = true);
+                    self.served.push(socket);
                 }
-                Event::Sent { socket, bytes } => self.sent(socket, bytes),
+                Event::Sent { socket } => self.served.push(socket),
                 Event::Failed { socket, .. } => self.close(socket),
             }
         }
@@ -79,46 +73,31 @@ impl Server {
         Ok(())
     }
 
-    fn accept(&mut self, stream: std::net::TcpStream) -> io::Result<()> {
+    fn accept(&mut self, stream: OwnedFd) {
         // One too many is closed at once.
-        let Ok(socket) = self.ring.add(stream.into(), SocketKind::Stream) else { return Ok(()) };
+        let Ok(socket) = self.ring.add(stream, SocketKind::Stream) else { return };
         if self.connections.len() <= socket {
             self.connections.resize_with(socket + 1, || None);
         }
         self.connections[socket] = Some(Connection::default());
-        Ok(())
     }
 
     fn receive(&mut self, socket: SocketKey) {
-        let Some(connection) = self.connections[socket].as_mut() else { return };
-        let Connection { input, output, .. } = connection;
-        let taken = input.take(self.ring.received(), |frame| output.extend_from_slice(frame));
-        if taken.is_ok() && output.len() <= OUTPUT_MAX {
+        let Some(Connection { input, .. }) = self.connections[socket].as_mut() else { return };
+        let fits = self.ring.reply(socket, |bytes, output| {
+            input.take(bytes, |frame| output.extend_from_slice(frame)).is_ok() && output.len() <= OUTPUT_MAX
+        });
+        if fits {
             self.served.push(socket);
         } else {
             self.close(socket);
         }
     }
 
-    fn sent(&mut self, socket: SocketKey, mut bytes: Vec<u8>) {
-        bytes.clear();
-        self.spare.push(bytes);
-        let Some(connection) = self.connections[socket].as_mut() else { return };
-        connection.sending = false;
-        self.served.push(socket);
-    }
-
     fn flush(&mut self, socket: SocketKey) -> io::Result<()> {
-        let Some(connection) = self.connections[socket].as_mut() else { return Ok(()) };
-        if connection.sending {
-            return Ok(());
-        }
-        if !connection.output.is_empty() {
-            connection.sending = true;
-            let bytes = mem::replace(&mut connection.output, self.spare.pop().unwrap_or_default());
-            return self.ring.send(socket, bytes);
-        }
-        if connection.hung_up {
+        let Some(Connection { hung_up, .. }) = self.connections[socket] else { return Ok(()) };
+        self.ring.flush(socket)?;
+        if hung_up && !self.ring.is_sending(socket) {
             self.close(socket);
         }
         Ok(())
