@@ -11,7 +11,7 @@ use std::{
 use super::{
     LoadError,
     in_flight::Batches,
-    measurement::Measurement,
+    measurement::{Counts, Measurement},
     run::{Plan, Run, WAIT_MAX},
     sockets::{PIECE_LEN, connect, ring_over},
 };
@@ -50,45 +50,18 @@ pub(super) trait Conversation {
     /// The next message, which is sent at `now`. There must be room.
     fn begin(&mut self, now: u64) -> &[u8];
 
-    /// Takes what came, and says what that ended; returns what is to be sent on account of it, which nobody answers.
+    /// Takes what came, and tells `run` what that ended; returns what is to be sent on account of it, which nobody answers.
     ///
     /// # Errors
     /// What is wrong with it.
-    fn receive(&mut self, bytes: &[u8], ended: &mut Ended<'_>) -> Result<Option<&[u8]>, &'static str>;
+    fn receive(&mut self, bytes: &[u8], run: &mut Run) -> Result<Option<&[u8]>, &'static str>;
 
     /// The kernel has taken everything, if that is what ends it.
-    fn sent(&mut self, _ended: &mut Ended<'_>) {}
+    fn sent(&mut self, _run: &mut Run) {}
 
     /// Gives up what was sent before `sent_before`; how many those were.
     fn expire(&mut self, _sent_before: u64) -> u64 {
         0
-    }
-}
-
-/// Hears what has ended now.
-pub(super) struct Ended<'a> {
-    run: &'a mut Run,
-    now: u64,
-}
-
-impl<'a> Ended<'a> {
-    pub(super) fn now(run: &'a mut Run, now: u64) -> Self {
-        Self { run, now }
-    }
-
-    /// `count` requests that were sent at `since`.
-    pub(super) fn answered(&mut self, since: u64, count: u64) {
-        self.run.finish(since, self.now, count);
-    }
-
-    /// So many of the answers said no.
-    pub(super) fn refused(&mut self, count: u64) {
-        self.run.counts.refusals += count;
-    }
-
-    /// So much came that answers nothing.
-    pub(super) fn unasked(&mut self, count: u64) {
-        self.run.counts.stale += count;
     }
 }
 
@@ -122,21 +95,22 @@ struct Driver<C> {
 
 impl<C: Conversation> Driver<C> {
     fn run(&mut self) -> Result<(), LoadError> {
-        let mut now = self.run.now();
-        while !self.run.is_over(now, || self.in_flight()) {
+        while !self.run.is_over(|| self.in_flight()) {
             // A socket goes on by itself once it has begun, as long as nothing is lost.
-            if self.run.expires(now) {
-                self.expire(now);
-                (0..self.conversations.len()).try_for_each(|socket| self.begin(socket, now))?;
+            if self.run.expires() {
+                let sent_before = self.run.lost_before();
+                let lost = self.conversations.iter_mut().map(|(_, socket)| socket.expire(sent_before));
+                self.run.counts.lost += lost.sum::<u64>();
+                (0..self.conversations.len()).try_for_each(|socket| self.begin(socket))?;
             }
             // The replies of a stream come in one piece.
             let streams =
                 if C::KIND == SocketKind::Stream { self.conversations.len() as u64 } else { u64::MAX };
             self.ring.turn(self.run.wait(self.in_flight().min(streams)))?;
-            now = self.run.now();
-            self.take_events(now)?;
+            self.run.tick();
+            self.take_events()?;
             while let Some(socket) = self.going_on.take() {
-                self.begin(socket, now)?;
+                self.begin(socket)?;
             }
             let is_done = |conversation: &C| conversation.in_flight() == 0 && !conversation.has_room();
             if self.conversations.iter().all(|(_, conversation)| is_done(conversation)) {
@@ -152,31 +126,26 @@ impl<C: Conversation> Driver<C> {
     }
 
     /// Sends the requests that a socket has room for, behind what waits.
-    fn begin(&mut self, socket: usize, now: u64) -> Result<(), LoadError> {
+    fn begin(&mut self, socket: usize) -> Result<(), LoadError> {
         let (server, conversation) = &mut self.conversations[socket];
-        while conversation.has_room() && self.run.begin(now, conversation.next_holds()) {
-            self.ring.push(socket, conversation.begin(now)).map_err(|error| broken(*server, error))?;
+        let Self { run, ring, .. } = self;
+        while conversation.has_room() && run.begin(conversation.next_holds()) {
+            ring.push(socket, conversation.begin(run.now)).map_err(|error| broken(*server, error))?;
         }
-        self.ring.flush(socket).map_err(|error| broken(*server, error))
+        ring.flush(socket).map_err(|error| broken(*server, error))
     }
 
     /// Takes what has happened. What follows from it is sent socket by socket.
-    fn take_events(&mut self, now: u64) -> Result<(), LoadError> {
+    fn take_events(&mut self) -> Result<(), LoadError> {
         while let Some(event) = self.ring.next() {
             match event {
-                Event::Received { socket } => self.receive(socket, now)?,
-                Event::Sent { socket } => {
-                    if !C::IS_ANSWERED {
-                        self.conversations[socket].1.sent(&mut Ended::now(&mut self.run, now));
-                        self.going_on.add(socket);
-                    }
+                Event::Received { socket } => self.receive(socket)?,
+                Event::Sent { socket } if !C::IS_ANSWERED => {
+                    self.conversations[socket].1.sent(&mut self.run);
+                    self.going_on.add(socket);
                 }
-                Event::HungUp { socket } => {
-                    return Err(LoadError::Server {
-                        server: self.conversations[socket].0,
-                        problem: "hung up",
-                    });
-                }
+                Event::Sent { .. } => {}
+                Event::HungUp { socket } => return Err(self.failed(socket, "hung up")),
                 Event::Failed { socket, error } => return Err(broken(self.conversations[socket].0, error)),
                 Event::Accepted { .. } => unreachable!("there is no listener"),
             }
@@ -184,26 +153,20 @@ impl<C: Conversation> Driver<C> {
         Ok(())
     }
 
-    fn receive(&mut self, socket: usize, now: u64) -> Result<(), LoadError> {
+    fn receive(&mut self, socket: usize) -> Result<(), LoadError> {
         let (server, conversation) = &mut self.conversations[socket];
         let server = *server;
-        let follow_up = conversation
-            .receive(self.ring.received(), &mut Ended::now(&mut self.run, now))
-            .map_err(|problem| LoadError::Server { server, problem })?;
-        let Some(report) = follow_up else {
-            self.going_on.add(socket);
-            return Ok(());
-        };
-        self.run.counts.reports += 1;
-        self.ring.push(socket, report).map_err(|error| broken(server, error))?;
-        // Together with what the socket asks next.
-        self.begin(socket, now)
-    }
-
-    fn expire(&mut self, now: u64) {
-        let sent_before = self.run.lost_before(now);
-        let lost = self.conversations.iter_mut().map(|(_, conversation)| conversation.expire(sent_before));
-        self.run.counts.lost += lost.sum::<u64>();
+        let follow_up = conversation.receive(self.ring.received(), &mut self.run);
+        match follow_up.map_err(|problem| LoadError::Server { server, problem })? {
+            None => self.going_on.add(socket),
+            Some(report) => {
+                self.run.counts.reports += 1;
+                self.ring.push(socket, report).map_err(|error| broken(server, error))?;
+                // Together with what the socket asks next.
+                self.begin(socket)?;
+            }
+        }
+        Ok(())
     }
 
     /// Sends no more, and waits until the servers have read everything and hang up as well.
@@ -222,11 +185,14 @@ impl<C: Conversation> Driver<C> {
                 }
             }
             if started.elapsed() > timeout || self.in_flight() > 0 {
-                let server = self.conversations[0].0;
-                return Err(LoadError::Server { server, problem: "does not read everything" });
+                return Err(self.failed(0, "does not read everything"));
             }
         }
         Ok(())
+    }
+
+    fn failed(&self, socket: usize, problem: &'static str) -> LoadError {
+        LoadError::Server { server: self.conversations[socket].0, problem }
     }
 }
 
@@ -264,22 +230,11 @@ pub(super) trait Dialogue {
     /// The next request.
     fn request(&mut self) -> &[u8];
 
-    /// Takes the next frame, header and body.
+    /// Takes the next frame, header and body; whether it answers the oldest request.
     ///
     /// # Errors
     /// What is wrong with it.
-    fn reply(&mut self, frame: &[u8]) -> Result<Reply, &'static str>;
-}
-
-/// What a frame was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reply {
-    /// The answer to the oldest request.
-    Answer,
-    /// The answer to the oldest request, and it says no.
-    Refusal,
-    /// Nothing that was asked for.
-    Unasked,
+    fn reply(&mut self, frame: &[u8], counts: &mut Counts) -> Result<bool, &'static str>;
 }
 
 /// A dialogue over TCP.
@@ -312,19 +267,15 @@ impl<D: Dialogue> Conversation for Connection<D> {
         self.dialogue.request()
     }
 
-    fn receive(&mut self, bytes: &[u8], ended: &mut Ended<'_>) -> Result<Option<&[u8]>, &'static str> {
-        let (mut answers, mut refusals, mut unasked, mut problem) = (0, 0, 0, None);
-        let split = self.input.take(bytes, |frame| match self.dialogue.reply(frame) {
-            Ok(Reply::Answer) => answers += 1,
-            Ok(Reply::Refusal) => (answers, refusals) = (answers + 1, refusals + 1),
-            Ok(Reply::Unasked) => unasked += 1,
+    fn receive(&mut self, bytes: &[u8], run: &mut Run) -> Result<Option<&[u8]>, &'static str> {
+        let (mut answers, mut problem) = (0, None);
+        let split = self.input.take(bytes, |frame| match self.dialogue.reply(frame, &mut run.counts) {
+            Ok(is_answer) => answers += u64::from(is_answer),
             Err(error) => problem = problem.or(Some(error)),
         });
         split.map_err(|_| "sent something that is no frame")?;
         problem.map_or(Ok(()), Err)?;
-        ended.refused(refusals);
-        ended.unasked(unasked);
-        let enough = self.in_flight.finish(answers, |since, count| ended.answered(since, count));
+        let enough = self.in_flight.finish(answers, |since, count| run.finish(since, count));
         if enough { Ok(None) } else { Err("sent more replies than it was asked for") }
     }
 }

@@ -10,8 +10,8 @@ use lars_proto::{ModuleId, frame::HEADER_LEN, messages::MessageId};
 
 use super::{
     Load, LoadError,
-    conversation::{self, Connection, Dialogue, Reply},
-    measurement::Measurement,
+    conversation::{self, Connection, Dialogue},
+    measurement::{Counts, Measurement},
     run::Plan,
     values::{Modules, some},
 };
@@ -89,17 +89,18 @@ impl Dialogue for Queries {
         &self.questions[next].request
     }
 
-    fn reply(&mut self, frame: &[u8]) -> Result<Reply, &'static str> {
+    fn reply(&mut self, frame: &[u8], counts: &mut Counts) -> Result<bool, &'static str> {
         let expected = &self.questions[self.next_answered].answer_without_hosts;
         if frame[..ID_LEN] != expected[..ID_LEN] {
             return Err("sent something else than a route");
         }
         if !frame[HEADER_LEN..].starts_with(&expected[HEADER_LEN..]) {
-            return Ok(Reply::Unasked);
+            counts.stale += 1;
+            return Ok(false);
         }
-        let is_empty = frame.len() == expected.len();
+        counts.refusals += u64::from(frame.len() == expected.len());
         self.next_answered = self.after(self.next_answered);
-        Ok(if is_empty { Reply::Refusal } else { Reply::Answer })
+        Ok(true)
     }
 }
 
@@ -122,10 +123,15 @@ mod tests {
         (0..3).for_each(|_| sent.extend_from_slice(queries.request()));
         let (_, body) = frame::next(&sent).expect("well formed").expect("whole");
         assert_eq!(body.len(), 11, "-2/0 comes first");
-        assert_eq!(queries.reply(&route(-2, 0, 3)), Ok(Reply::Answer));
-        assert_eq!(queries.reply(&route(-2, 0, 3)), Ok(Reply::Unasked), "a push");
-        assert_eq!(queries.reply(&route(1, 1, 0)), Ok(Reply::Refusal));
-        assert_eq!(queries.reply(&route(-2, 0, 1)), Ok(Reply::Answer));
-        assert!(queries.reply(&[1, 0, 0, 0, 0, 0, 0, 0]).is_err());
+        let mut counts = Counts::default();
+        let mut check = |frame: &[u8], expected, refusals, stale| {
+            assert_eq!(queries.reply(frame, &mut counts).ok(), expected);
+            assert_eq!((counts.refusals, counts.stale), (refusals, stale));
+        };
+        check(&route(-2, 0, 3), Some(true), 0, 0);
+        check(&route(-2, 0, 3), Some(false), 0, 1); // A push.
+        check(&route(1, 1, 0), Some(true), 1, 1);
+        check(&route(-2, 0, 1), Some(true), 1, 1);
+        check(&[1, 0, 0, 0, 0, 0, 0, 0], None, 1, 1);
     }
 }

@@ -3,16 +3,10 @@
 
 use std::collections::VecDeque;
 
+use slab::Slab;
+
 /// The most operations one socket may have in flight.
 pub(super) const SLOTS_MAX: usize = 1 << 16;
-
-/// An operation in flight.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Operation {
-    seq: u32,
-    /// When it was sent.
-    since: u64,
-}
 
 /// Every sequence number has this bit, so that all of them take the same number of bytes on the wire.
 const LONG: u32 = 1 << 31;
@@ -21,68 +15,54 @@ const LONG: u32 = 1 << 31;
 /// so that a late reply is not taken for that of the operation which has the slot by then.
 #[derive(Clone, Debug)]
 pub(super) struct Slots {
-    slots: Vec<Option<Operation>>,
-    free: Vec<usize>,
-    slot_bits: u32,
+    /// The sequence number of each operation, and when it was sent.
+    slots: Slab<(u32, u64)>,
+    max: usize,
     begun: u32,
 }
 
 impl Slots {
-    /// Room for `count` operations.
+    /// Room for `max` operations.
     ///
     /// # Panics
     /// If that is not 1..=[`SLOTS_MAX`].
-    pub(super) fn new(count: usize) -> Self {
-        assert!((1..=SLOTS_MAX).contains(&count), "{count} operations in flight");
-        let slot_bits = count.next_power_of_two().trailing_zeros();
-        Self { slots: vec![None; count], free: (0..count).rev().collect(), slot_bits, begun: 0 }
+    pub(super) fn new(max: usize) -> Self {
+        assert!((1..=SLOTS_MAX).contains(&max), "{max} operations in flight");
+        Self { slots: Slab::with_capacity(max), max, begun: 0 }
     }
 
     /// Whether one more may begin.
     pub(super) fn has_room(&self) -> bool {
-        !self.free.is_empty()
+        self.slots.len() < self.max
     }
 
     /// Operations in flight.
     pub(super) fn len(&self) -> usize {
-        self.slots.len() - self.free.len()
+        self.slots.len()
     }
 
     /// Begins an operation; its sequence number, or `None` if there is no room.
     pub(super) fn begin(&mut self, since: u64) -> Option<u32> {
-        let slot = self.free.pop()?;
-        let seq = LONG | self.begun << self.slot_bits | slot as u32;
+        let slot_bits = self.max.next_power_of_two().trailing_zeros();
+        let free = self.has_room().then(|| self.slots.vacant_entry())?;
+        let seq = LONG | self.begun << slot_bits | free.key() as u32;
+        free.insert((seq, since));
         self.begun = self.begun.wrapping_add(1);
-        self.slots[slot] = Some(Operation { seq, since });
-        self.check_invariants();
         Some(seq)
     }
 
     /// Ends the operation that a reply belongs to, and returns when it was sent; `None` if it is
     /// not in flight (any more).
     pub(super) fn finish(&mut self, seq: u32) -> Option<u64> {
-        let slot = seq as usize & ((1 << self.slot_bits) - 1);
-        let operation = self.slots.get_mut(slot)?.take_if(|operation| operation.seq == seq)?;
-        self.free.push(slot);
-        self.check_invariants();
-        Some(operation.since)
+        let slot = seq as usize & (self.max.next_power_of_two() - 1);
+        self.slots.get(slot).is_some_and(|(current, _)| *current == seq).then(|| self.slots.remove(slot).1)
     }
 
     /// Gives up what was sent before `sent_before`; how many those were.
     pub(super) fn expire(&mut self, sent_before: u64) -> u64 {
-        let in_flight = self.len();
-        for (index, slot) in self.slots.iter_mut().enumerate() {
-            if slot.take_if(|operation| operation.since < sent_before).is_some() {
-                self.free.push(index);
-            }
-        }
-        self.check_invariants();
-        (in_flight - self.len()) as u64
-    }
-
-    fn check_invariants(&self) {
-        debug_assert!(self.free.iter().all(|slot| self.slots[*slot].is_none()));
-        debug_assert_eq!(self.slots.iter().flatten().count(), self.len());
+        let before = self.slots.len();
+        self.slots.retain(|_, (_, since)| *since >= sent_before);
+        (before - self.slots.len()) as u64
     }
 }
 
@@ -184,45 +164,30 @@ mod tests {
         assert_eq!((batches.expire(3), batches.len()), (3, 1));
     }
 
-    /// What may be done to slots.
-    #[derive(Clone, Debug)]
-    enum Step {
-        Begin,
-        /// With any number that was given out, again or too late as well.
-        Finish(prop::sample::Index),
-        /// What has been sent longer ago than so many steps.
-        Expire(u64),
-    }
-
-    fn step() -> impl Strategy<Value = Step> {
-        let finish = any::<prop::sample::Index>().prop_map(Step::Finish);
-        prop_oneof![4 => Just(Step::Begin), 3 => finish, 1 => (0_u64..20).prop_map(Step::Expire)]
-    }
-
     proptest! {
+        /// Each step begins an operation, ends one with any number that was given out, or gives up what is older.
         #[test]
-        fn slots_keep_what_a_map_would(count in 1usize..9, steps in prop::collection::vec(step(), 0..200)) {
-            let (mut slots, mut model) = (Slots::new(count), HashMap::new());
-            let mut seqs = Vec::new();
-            for (now, step) in (100..).zip(steps) {
-                match step {
-                    Step::Begin => {
+        fn slots_keep_what_a_map_would(
+            count in 1usize..9,
+            steps in prop::collection::vec((0..8, any::<prop::sample::Index>()), 0..200),
+        ) {
+            let (mut slots, mut model, mut seqs) = (Slots::new(count), HashMap::new(), vec![u32::MAX]);
+            for (now, (kind, which)) in (100..).zip(steps) {
+                match kind {
+                    0..4 => {
                         let seq = slots.begin(now);
                         prop_assert_eq!(seq.is_some(), model.len() < count);
-                        if let Some(seq) = seq {
-                            prop_assert_eq!(model.insert(seq, now), None);
-                            seqs.push(seq);
-                        }
+                        seqs.extend(seq);
+                        prop_assert!(seq.is_none_or(|seq| model.insert(seq, now).is_none()));
                     }
-                    Step::Finish(_) if seqs.is_empty() => prop_assert_eq!(slots.finish(u32::MAX), None),
-                    Step::Finish(which) => {
+                    4..7 => {
                         let seq = *which.get(&seqs);
                         prop_assert_eq!(slots.finish(seq), model.remove(&seq));
                     }
-                    Step::Expire(age) => {
-                        let before = model.len();
-                        model.retain(|_, since| *since >= now - age);
-                        prop_assert_eq!(slots.expire(now - age), (before - model.len()) as u64);
+                    _ => {
+                        let (before, oldest) = (model.len(), now - which.index(20) as u64);
+                        model.retain(|_, since| *since >= oldest);
+                        prop_assert_eq!(slots.expire(oldest), (before - model.len()) as u64);
                     }
                 }
                 prop_assert_eq!((slots.len(), slots.has_room()), (model.len(), model.len() < count));

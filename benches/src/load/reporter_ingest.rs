@@ -20,9 +20,9 @@ use lars_store::{CallStatusStore, OpenMode, StoreUrl};
 
 use super::{
     Load, LoadError,
-    conversation::{self, Conversation, Ended},
+    conversation::{self, Conversation},
     measurement::{Measurement, Stored},
-    run::Plan,
+    run::{Plan, Run},
     values::some,
 };
 use crate::ring::SocketKind;
@@ -188,13 +188,13 @@ impl Conversation for Agent {
         &self.output
     }
 
-    fn receive(&mut self, _: &[u8], _: &mut Ended<'_>) -> Result<Option<&[u8]>, &'static str> {
+    fn receive(&mut self, _: &[u8], _: &mut Run) -> Result<Option<&[u8]>, &'static str> {
         Err("answers reports")
     }
 
-    fn sent(&mut self, ended: &mut Ended<'_>) {
+    fn sent(&mut self, run: &mut Run) {
         self.len = 0;
-        ended.answered(self.since, mem::take(&mut self.rows));
+        run.finish(self.since, mem::take(&mut self.rows));
     }
 }
 

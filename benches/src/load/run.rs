@@ -67,6 +67,8 @@ pub(super) struct Run {
     /// Operations that ended within the window.
     completed: u64,
     next_expiry: u64,
+    /// When the clock was last read.
+    pub(super) now: u64,
     /// Of the whole run.
     pub(super) counts: Counts,
 }
@@ -75,7 +77,7 @@ impl Run {
     /// Starts the clock.
     pub(super) fn start(plan: &Plan) -> Self {
         let (warmup, measured) = (nanos(plan.warmup), nanos(plan.seconds));
-        Self {
+        let mut run = Self {
             started: Instant::now(),
             window: warmup..warmup + measured,
             timeout: nanos(plan.timeout()),
@@ -86,58 +88,60 @@ impl Run {
             latencies: Latency::histogram(),
             completed: 0,
             next_expiry: 0,
+            now: 0,
             counts: Counts::default(),
-        }
+        };
+        run.tick();
+        run
     }
 
     /// Reads the clock, once a turn of the loop.
-    pub(super) fn now(&mut self) -> u64 {
-        let now = nanos(self.started.elapsed());
-        if self.cpu_at_start.is_none() && now >= self.window.start {
+    pub(super) fn tick(&mut self) {
+        self.now = nanos(self.started.elapsed());
+        if self.cpu_at_start.is_none() && self.now >= self.window.start {
             self.cpu_at_start = Some(CpuTimes::read(self.server_pid));
         }
-        if self.cpu_at_end.is_none() && now >= self.window.end {
+        if self.cpu_at_end.is_none() && self.now >= self.window.end {
             self.cpu_at_end = Some(CpuTimes::read(self.server_pid));
         }
-        now
     }
 
     /// Whether `count` operations may begin now; if so, they count as begun.
-    pub(super) fn begin(&mut self, now: u64, count: u64) -> bool {
-        let begins = now < self.window.end;
+    pub(super) fn begin(&mut self, count: u64) -> bool {
+        let begins = self.now < self.window.end;
         self.counts.requests += if begins { count } else { 0 };
         begins
     }
 
-    /// `count` operations that began at `since` have ended at `now`.
-    pub(super) fn finish(&mut self, since: u64, now: u64, count: u64) {
+    /// `count` operations that began at `since` have ended now.
+    pub(super) fn finish(&mut self, since: u64, count: u64) {
         self.counts.replies += count;
-        if self.window.contains(&now) {
+        if self.window.contains(&self.now) {
             self.completed += count;
         }
         // One that began in the window and ended behind it counts here: it is one of the slow ones.
         if self.window.contains(&since) {
-            self.latencies.saturating_record_n((now - since).max(1), count);
+            self.latencies.saturating_record_n((self.now - since).max(1), count);
         }
     }
 
     /// Whether the window has passed, and what is in flight is either answered or lost.
-    pub(super) fn is_over(&self, now: u64, in_flight: impl FnOnce() -> u64) -> bool {
-        now >= self.window.end && (now >= self.window.end + self.timeout || in_flight() == 0)
+    pub(super) fn is_over(&self, in_flight: impl FnOnce() -> u64) -> bool {
+        self.now >= self.window.end && (self.now >= self.window.end + self.timeout || in_flight() == 0)
     }
 
     /// Whether it is time to give up what is lost, and to begin what takes its place; so it is at first.
-    pub(super) fn expires(&mut self, now: u64) -> bool {
-        let expires = now >= self.next_expiry;
+    pub(super) fn expires(&mut self) -> bool {
+        let expires = self.now >= self.next_expiry;
         if expires {
-            self.next_expiry = now + nanos(WAIT_MAX);
+            self.next_expiry = self.now + nanos(WAIT_MAX);
         }
         expires
     }
 
     /// What was sent before this is lost, if it is not answered yet.
-    pub(super) fn lost_before(&self, now: u64) -> u64 {
-        now.saturating_sub(self.timeout)
+    pub(super) fn lost_before(&self) -> u64 {
+        self.now.saturating_sub(self.timeout)
     }
 
     /// How long to wait if so many replies, or pieces of a stream that hold some, can come at once.
@@ -149,7 +153,7 @@ impl Run {
     /// Nothing more will happen: the window ends now, unless it has ended already.
     pub(super) fn end_now(&mut self) {
         self.window.end = self.window.end.min(nanos(self.started.elapsed()));
-        self.now();
+        self.tick();
     }
 
     /// Ends the measurement; `in_flight` operations are not waited for any longer.
@@ -179,36 +183,36 @@ mod tests {
     use super::*;
 
     impl Run {
-        /// 100 ns of warm-up, then 1,000; 500 until something is lost.
-        pub(in crate::load) fn for_test() -> Self {
+        /// 100 ns of warm-up, then 1,000; 500 until something is lost. It is `now`.
+        pub(in crate::load) fn at(now: u64) -> Self {
             let [warmup, seconds, timeout] = [100, 1_000, 500].map(Duration::from_nanos);
-            let (timeout, gather) = (Some(timeout), Duration::ZERO);
-            Self::start(&Plan { warmup, seconds, timeout, gather, server_pid: None })
+            let plan =
+                Plan { warmup, seconds, timeout: Some(timeout), gather: Duration::ZERO, server_pid: None };
+            Self { now, ..Self::start(&plan) }
         }
     }
 
     #[test]
     fn what_began_in_the_window_has_a_latency_and_what_ended_in_it_counts() {
-        let mut run = Run::for_test();
+        let mut run = Run::at(0);
         for (since, now, count) in [(50, 90, 1), (50, 150, 2), (200, 300, 4), (1_000, 1_200, 8)] {
-            run.finish(since, now, count);
+            run.now = now;
+            run.finish(since, count);
         }
-        assert_eq!(run.counts.replies, 15);
-        assert_eq!(run.completed, 6);
-        assert_eq!(run.latencies.len(), 12);
-        assert_eq!(run.latencies.max(), 200);
+        assert_eq!((run.latencies.len(), run.latencies.max()), (12, 200));
         let measurement = run.end(3);
-        assert_eq!((measurement.completed, measurement.counts.lost), (6, 3));
+        let counts = measurement.counts;
+        assert_eq!((measurement.completed, counts.replies, counts.lost), (6, 15, 3));
     }
 
     #[test]
     fn a_run_ends_when_everything_is_answered_or_lost() {
-        let mut run = Run::for_test();
-        assert!(!run.is_over(1_099, || 0));
-        assert!(run.is_over(1_100, || 0));
-        assert!(!run.is_over(1_599, || 1));
-        assert!(run.is_over(1_600, || 1));
-        assert_eq!([run.begin(1_099, 1), run.begin(1_100, 1)], [true, false]);
-        assert_eq!(run.counts.requests, 1);
+        let check =
+            |now, in_flight, is_over| assert_eq!(Run::at(now).is_over(|| in_flight), is_over, "{now}");
+        check(1_099, 0, false);
+        check(1_100, 0, true);
+        check(1_599, 1, false);
+        check(1_600, 1, true);
+        assert_eq!([Run::at(1_099).begin(1), Run::at(1_100).begin(1)], [true, false]);
     }
 }

@@ -33,12 +33,11 @@ impl Load for SqlUpserts {
     fn run(&self, plan: &Plan) -> Result<Measurement, LoadError> {
         let mut store = lars_store::open(&self.store, OpenMode::Create)?;
         let mut run = Run::start(plan);
-        let mut now = run.now();
-        while run.begin(now, 1) {
-            let since = now;
+        while run.begin(1) {
+            let since = run.now;
             store.upsert(&[row(run.counts.requests)])?;
-            now = run.now();
-            run.finish(since, now, 1);
+            run.tick();
+            run.finish(since, 1);
         }
         let measurement = run.end(0);
         let stored = Stored { rows: measurement.completed, per_second: measurement.per_second };

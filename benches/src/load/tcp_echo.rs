@@ -7,8 +7,8 @@ use lars_proto::frame::{BODY_LEN_MAX, HEADER_LEN};
 
 use super::{
     Load, LoadError,
-    conversation::{self, Connection, Dialogue, Reply},
-    measurement::Measurement,
+    conversation::{self, Connection, Dialogue},
+    measurement::{Counts, Measurement},
     run::Plan,
     values::{some, within},
 };
@@ -64,10 +64,10 @@ impl Dialogue for Echo {
         &self.template
     }
 
-    fn reply(&mut self, frame: &[u8]) -> Result<Reply, &'static str> {
+    fn reply(&mut self, frame: &[u8], _: &mut Counts) -> Result<bool, &'static str> {
         let expected = self.next_received.to_le_bytes();
         self.next_received = self.next_received.wrapping_add(1);
         let as_sent = frame.len() == self.template.len() && frame[HEADER_LEN..].starts_with(&expected);
-        if as_sent { Ok(Reply::Answer) } else { Err("a frame did not come back as it was sent") }
+        if as_sent { Ok(true) } else { Err("a frame did not come back as it was sent") }
     }
 }

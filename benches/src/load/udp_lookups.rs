@@ -14,10 +14,10 @@ use lars_proto::{
 
 use super::{
     Load, LoadError,
-    conversation::{self, Conversation, Ended},
+    conversation::{self, Conversation},
     in_flight::Slots,
     measurement::Measurement,
-    run::Plan,
+    run::{Plan, Run},
     values::AgentTarget,
 };
 use crate::{frames::framed, ring::SocketKind};
@@ -102,15 +102,15 @@ impl Conversation for Lookups {
         &self.request
     }
 
-    fn receive(&mut self, datagram: &[u8], ended: &mut Ended<'_>) -> Result<Option<&[u8]>, &'static str> {
+    fn receive(&mut self, datagram: &[u8], run: &mut Run) -> Result<Option<&[u8]>, &'static str> {
         let reply = decode(datagram);
         let Some((reply, since)) = reply.and_then(|reply| Some((reply, self.in_flight.finish(reply.seq)?)))
         else {
-            ended.unasked(1);
+            run.counts.stale += 1;
             return Ok(None);
         };
-        ended.answered(since, 1);
-        ended.refused(u64::from(reply.retcode != RetCode::Succ as i32));
+        run.finish(since, 1);
+        run.counts.refusals += u64::from(reply.retcode != RetCode::Succ as i32);
         Ok(reply.host.filter(|_| self.reports).map(|host| {
             self.put_report(host);
             &self.report[..]
@@ -141,7 +141,7 @@ fn decode(datagram: &[u8]) -> Option<GetHostResponse> {
 mod tests {
     use prost::Message;
 
-    use super::{super::run::Run, *};
+    use super::*;
 
     const MODULE: ModuleId = ModuleId::new(1, 2);
 
@@ -150,14 +150,14 @@ mod tests {
         let mut lookups = Lookups::new(MODULE, 2, false);
         let requests = [lookups.begin(5).to_vec(), lookups.begin(7).to_vec()];
         assert_ne!(requests[0], requests[1]);
-        let mut run = Run::for_test();
+        let mut run = Run::at(9);
         for (n, request) in (1..).zip(&requests) {
             assert_eq!(Some(request.len()), lookups.datagram_len());
             let decoded = GetHostRequest::decode(&request[HEADER_LEN..]).expect("a request");
             assert_eq!((decoded.modid, decoded.cmdid), (1, 2));
             // Twice, and something else.
             for datagram in [&request[..], &request[..], b"nonsense"] {
-                assert_eq!(lookups.receive(datagram, &mut Ended::now(&mut run, 9)), Ok(None));
+                assert_eq!(lookups.receive(datagram, &mut run), Ok(None));
             }
             assert_eq!((run.counts.replies, run.counts.stale, run.counts.refusals), (n, 2 * n, 0));
         }
@@ -177,11 +177,10 @@ mod tests {
             GetHostRequest::decode(&request[HEADER_LEN..]).expect("a request");
         let longest = lookups.datagram_len();
         assert!(Some(request.len()) < longest, "it can go behind a report");
-        let (host, mut run) = (Some(host), Run::for_test());
+        let (host, mut run) = (Some(host), Run::at(9));
         let reply = GetHostResponse { seq, modid, cmdid, retcode: 0, host };
         let reply = framed(MessageId::GetHostResponse, &reply);
-        let report =
-            lookups.receive(&reply, &mut Ended::now(&mut run, 1)).expect("an answer").expect("a report");
+        let report = lookups.receive(&reply, &mut run).expect("an answer").expect("a report");
         assert_eq!(Some(report.len()), longest);
         let report = ReportRequest::decode(&report[HEADER_LEN..]);
         assert_eq!(report, Ok(ReportRequest { modid, cmdid, host, retcode: 0 }));

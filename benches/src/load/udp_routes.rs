@@ -12,10 +12,10 @@ use lars_proto::{
 
 use super::{
     Load, LoadError,
-    conversation::{self, Conversation, Ended},
+    conversation::{self, Conversation},
     in_flight::Batches,
     measurement::Measurement,
-    run::Plan,
+    run::{Plan, Run},
     values::AgentTarget,
 };
 use crate::{frames::route_query, ring::SocketKind};
@@ -70,15 +70,15 @@ impl Conversation for Queries {
         &self.request
     }
 
-    fn receive(&mut self, datagram: &[u8], ended: &mut Ended<'_>) -> Result<Option<&[u8]>, &'static str> {
+    fn receive(&mut self, datagram: &[u8], run: &mut Run) -> Result<Option<&[u8]>, &'static str> {
         let reply = frame::decode_datagram(datagram).ok();
         // What names the module stands first, in request and reply.
         let hosts = reply.and_then(|reply| reply.body.strip_prefix(&self.request[HEADER_LEN..]));
         match hosts {
-            Some(hosts) if self.in_flight.finish(1, |since, count| ended.answered(since, count)) => {
-                ended.refused(u64::from(hosts.is_empty() && datagram != self.request));
+            Some(hosts) if self.in_flight.finish(1, |since, count| run.finish(since, count)) => {
+                run.counts.refusals += u64::from(hosts.is_empty() && datagram != self.request);
             }
-            _ => ended.unasked(1),
+            _ => run.counts.stale += 1,
         }
         Ok(None)
     }
@@ -92,7 +92,7 @@ impl Conversation for Queries {
 mod tests {
     use lars_proto::messages::HostInfo;
 
-    use super::{super::run::Run, *};
+    use super::*;
     use crate::frames::route_reply;
 
     fn reply(modid: i32, hosts: usize) -> Vec<u8> {
@@ -107,9 +107,9 @@ mod tests {
         queries.begin(2);
         queries.begin(3);
         assert!(!queries.has_room());
-        let mut run = Run::for_test();
+        let mut run = Run::at(9);
         let mut check = |datagram: &[u8], replies, refusals, stale| {
-            assert_eq!(queries.receive(datagram, &mut Ended::now(&mut run, 9)), Ok(None));
+            assert_eq!(queries.receive(datagram, &mut run), Ok(None));
             let counts = &run.counts;
             assert_eq!((counts.replies, counts.refusals, counts.stale), (replies, refusals, stale));
         };

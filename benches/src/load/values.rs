@@ -1,6 +1,6 @@
 //! What the flags of loads may be: modules, agents, numbers.
 
-use std::{net::SocketAddr, num::ParseIntError, ops::RangeInclusive, time::Duration};
+use std::{net::SocketAddr, num::ParseIntError, time::Duration};
 
 use clap::Args;
 use lars_proto::ModuleId;
@@ -8,17 +8,7 @@ use lars_proto::ModuleId;
 use super::in_flight::SLOTS_MAX;
 
 /// Modules whose ids follow each other.
-#[derive(Clone, Debug)]
-pub struct ModuleRange {
-    modids: RangeInclusive<i32>,
-    cmdid: i32,
-}
-
-impl From<ModuleId> for ModuleRange {
-    fn from(ModuleId { modid, cmdid }: ModuleId) -> Self {
-        Self { modids: modid..=modid, cmdid }
-    }
-}
+type Series = Vec<ModuleId>;
 
 /// Which modules it is about.
 #[derive(Clone, Debug, Args)]
@@ -26,23 +16,19 @@ pub struct Modules {
     /// Modules, like 1/1, or 1..1000/1 for all from 1/1 to 1000/1; may be given more than once
     #[arg(long = "module", value_name = "MODID/CMDID", default_value = "1/1", value_parser = modules,
         allow_hyphen_values = true)]
-    ranges: Vec<ModuleRange>,
+    series: Vec<Series>,
 }
 
 impl FromIterator<ModuleId> for Modules {
     fn from_iter<I: IntoIterator<Item = ModuleId>>(modules: I) -> Self {
-        Self { ranges: modules.into_iter().map(ModuleRange::from).collect() }
+        Self { series: vec![modules.into_iter().collect()] }
     }
 }
 
 impl Modules {
     /// Each of them.
     pub fn all(&self) -> Vec<ModuleId> {
-        let module = |range: &ModuleRange| {
-            let cmdid = range.cmdid;
-            range.modids.clone().map(move |modid| ModuleId::new(modid, cmdid))
-        };
-        self.ranges.iter().flat_map(module).collect()
+        self.series.concat()
     }
 }
 
@@ -93,21 +79,22 @@ pub(super) fn micros(text: &str) -> Result<Duration, String> {
     text.parse().map(Duration::from_micros).map_err(|_| "is not a number of microseconds".into())
 }
 
-fn modules(text: &str) -> Result<ModuleRange, String> {
-    let range = || {
+fn modules(text: &str) -> Result<Series, String> {
+    let series = || {
         let (modids, cmdid) = text.split_once('/')?;
         let (first, last) = modids.split_once("..").unwrap_or((modids, modids));
-        Some(ModuleRange { modids: first.parse().ok()?..=last.parse().ok()?, cmdid: cmdid.parse().ok()? })
+        let (first, last, cmdid) = (first.parse().ok()?, last.parse().ok()?, cmdid.parse().ok()?);
+        Some((first..=last).map(|modid| ModuleId::new(modid, cmdid)).collect())
     };
-    range().filter(|range| !range.modids.is_empty()).ok_or_else(|| "is not like 1/1 or 1..9/1".into())
+    series().filter(|series: &Series| !series.is_empty()).ok_or_else(|| "is not like 1/1 or 1..9/1".into())
 }
 
 /// One module.
 pub(super) fn module(text: &str) -> Result<ModuleId, String> {
-    let range = modules(text)?;
-    let one = range.modids.start() == range.modids.end();
-    let module = one.then(|| ModuleId::new(*range.modids.start(), range.cmdid));
-    module.ok_or_else(|| "is more than one module".into())
+    match modules(text)?[..] {
+        [module] => Ok(module),
+        _ => Err("is more than one module".into()),
+    }
 }
 
 /// A number of so many at least and at most.
