@@ -3,11 +3,9 @@
 
 #![allow(clippy::print_stdout)]
 
-use std::{
-    fs,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
+use lars_benches::load;
 use lars_dns::{Dns, DnsConfig};
 use lars_store::{OpenMode, StoreUrl};
 use lars_testkit::{MariaDb, eventually};
@@ -48,7 +46,5 @@ fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
 
 /// Bytes of this process in memory.
 fn rss() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").expect("Linux");
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
-    line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("a number") * 1024
+    load::resident(std::process::id()).expect("Linux") as u64
 }

@@ -13,7 +13,7 @@ use crate::{
         reporter_ingest::ReporterIngestLoad, sql_upserts::SqlUpserts, tcp_echo::TcpEchoLoad,
         udp_lookups::GetHostLoad, udp_routes::GetRouteLoad,
     },
-    scale::args::ScaleCommand,
+    scale::ScaleCommand,
     serve::{tcp::TcpKind, udp::UdpKind},
 };
 

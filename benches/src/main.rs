@@ -24,7 +24,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Load(args) => run_load(args),
         Command::Serve(command) => serve(&command),
-        Command::Scale(command) => scale::args::run(&command),
+        Command::Scale(command) => scale::run(&command),
         Command::Summary(args) => summarize(&args),
     };
     match result {

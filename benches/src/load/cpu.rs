@@ -1,4 +1,4 @@
-//! Processors: which one a thread runs on, and how much of it it took.
+//! Processors and memory: where a thread runs, and how much it and others took.
 
 use std::{fs, io, time::Duration};
 
@@ -62,6 +62,15 @@ pub fn process_time(pid: u32) -> Option<Duration> {
     nanos.sum::<Option<u64>>().map(Duration::from_nanos)
 }
 
+/// Bytes of a process in memory; `None` if there is no such process.
+#[must_use]
+pub fn resident(pid: u32) -> Option<f64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+    let kib: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kib * 1024.0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -71,6 +80,8 @@ mod tests {
         let before = thread_time();
         while thread_time() == before {}
         assert!(process_time(std::process::id()).expect("this one runs") > Duration::ZERO);
-        assert_eq!(process_time(u32::MAX), None);
+        let memory = resident(std::process::id()).expect("this one runs");
+        assert!((1e6..1e10).contains(&memory), "{memory}");
+        assert_eq!((process_time(u32::MAX), resident(u32::MAX)), (None, None));
     }
 }

@@ -28,7 +28,7 @@ use std::{
 use lars_store::StoreError;
 
 pub use self::{
-    cpu::{pin, process_time},
+    cpu::{pin, process_time, resident},
     dns_subscribe::allow_open_files,
     measurement::{Counts, Latency, Measurement, Pushes, Stored},
     run::Plan,

@@ -24,7 +24,8 @@ use lars_proto::{
 use lars_reporter::core::coalescer::{Coalescer, Limits};
 
 use super::{
-    curve::{Axis, Curve, Figure, Series, Unit},
+    ScaleError,
+    curve::{Curve, Figure, Spread, Unit::*},
     effort::Effort,
     fleet,
     report::Report,
@@ -41,28 +42,13 @@ const HOSTS_PER_MODULE: usize = 3;
 const STEP: Duration = Duration::from_nanos(100);
 
 /// One module again and again is in the processor's cache; any module at random is not.
-#[derive(Clone, Copy)]
-enum Pattern {
-    Same,
-    Random,
-}
+const PATTERNS: [&str; 2] = ["any module at random", "the same module each time"];
 
-impl Pattern {
-    const ALL: [Self; 2] = [Self::Random, Self::Same];
-
-    fn label(self) -> &'static str {
-        match self {
-            Self::Same => "the same module each time",
-            Self::Random => "any module at random",
-        }
-    }
-
-    fn next(self, random: &mut fastrand::Rng, modules: usize) -> ModuleId {
-        match self {
-            Self::Same => fleet::module(modules / 2),
-            Self::Random => fleet::module(random.usize(..modules)),
-        }
-    }
+/// The time of `op` on modules as the [`PATTERNS`] have them.
+fn by_pattern(effort: &Effort, modules: usize, mut op: impl FnMut(ModuleId)) -> [Spread; 2] {
+    let mut random = fastrand::Rng::with_seed(1);
+    let at_random = effort.time(|| op(fleet::module(random.usize(..modules))));
+    [at_random, effort.time(|| op(fleet::module(modules / 2)))]
 }
 
 /// A table as an agent's shard has it when all routes have come.
@@ -89,14 +75,17 @@ pub fn snapshot(modules: usize, hosts_per_module: usize) -> Snapshot {
     builder.finish()
 }
 
-/// One lookup and the report on it.
-fn call(table: &mut Table, module: ModuleId, now: &mut Moment) {
-    *now = *now + STEP;
-    if let Answer::Host(host) = table.get_host(module, *now) {
-        table.report(module, host, Outcome::Success, *now);
+/// What a lookup and the report on it are to a shard of an agent, without the datagrams.
+pub fn call(table: &mut Table, module: ModuleId, now: Moment) -> Answer {
+    let answer = table.get_host(module, now);
+    if let Answer::Host(host) = answer {
+        table.report(module, host, Outcome::Success, now);
     }
     // As the shard does once per batch; without lars-dns it would be full at some time.
-    while table.poll_interest().is_some() {}
+    while let Some(interest) = table.poll_interest() {
+        black_box(interest);
+    }
+    answer
 }
 
 fn encode(reply: RouteReply, module: ModuleId, hosts: &[HostAddr], out: &mut Vec<u8>) {
@@ -105,210 +94,181 @@ fn encode(reply: RouteReply, module: ModuleId, hosts: &[HostAddr], out: &mut Vec
 }
 
 /// Everything in process against the number of modules.
-#[must_use]
-pub fn by_modules(effort: &Effort) -> Report {
-    let sweep = agent_sweep(effort);
+pub fn by_modules(effort: &Effort) -> Result<Report, ScaleError> {
+    let sweep = agent_sweep(effort)?;
     // What one module adds, from the largest number of them.
-    let last = sweep.series[0].points.last().expect("one at least");
+    let last = sweep.last();
     let how = format!("processor time per second for a module that nobody asks for, {} modules", last.x);
-    let figure = Figure::new("agent_sweep_cpu", Unit::Nanoseconds, last.y.median / last.x, &how);
-    let curves = vec![agent_by_modules(effort), sweep, dns_by_modules(effort), reporter_by_modules(effort)];
-    Report { curves, figures: vec![figure] }
+    let figure = Figure::new("agent_sweep_cpu", Nanoseconds, last.y.median / last.x, &how);
+    let curves =
+        vec![agent_by_modules(effort)?, sweep, dns_by_modules(effort)?, reporter_by_modules(effort)?];
+    Ok(Report { curves, figures: vec![figure] })
 }
 
 /// Lookup and report in an agent, against the number of modules.
-fn agent_by_modules(effort: &Effort) -> Curve {
-    let mut series = Pattern::ALL.map(|pattern| Series::new(pattern.label()));
-    for &modules in effort.sizes(&MODULES) {
-        effort.say(format!("agent with {modules} modules"));
+fn agent_by_modules(effort: &Effort) -> Result<Curve, ScaleError> {
+    let series = effort.series("modules of an agent", &MODULES, PATTERNS, |modules| {
         let (mut table, mut now) = (table(modules, HOSTS_PER_MODULE), Moment::ORIGIN);
-        for (series, pattern) in series.iter_mut().zip(Pattern::ALL) {
-            let mut random = fastrand::Rng::with_seed(1);
-            let time = effort.time(|| call(&mut table, pattern.next(&mut random, modules), &mut now));
-            series.add(modules, time);
-        }
-    }
-    Curve {
-        name: "agent-by-modules".into(),
-        title: "Agent: one lookup and its report".into(),
-        subtitle: format!("module table and balancer in process, {HOSTS_PER_MODULE} hosts per module"),
-        x: Axis::logarithmic("modules known to the agent", Unit::Count),
-        y: Axis::logarithmic("time per lookup + report", Unit::Nanoseconds),
-        series: series.into(),
-    }
+        Ok(by_pattern(effort, modules, |module| {
+            now = now + STEP;
+            call(&mut table, module, now);
+        }))
+    })?;
+    Ok(Curve::new(
+        "agent-by-modules",
+        "Agent: one lookup and its report",
+        &format!("module table and balancer in process, {HOSTS_PER_MODULE} hosts per module"),
+        ("modules known to the agent", Count),
+        ("time per lookup + report", Nanoseconds),
+        series,
+    ))
 }
 
 /// What the agent does about a module when nothing is asked, against the number of modules.
-fn agent_sweep(effort: &Effort) -> Curve {
-    let mut series = Series::new("idle agent, each second");
-    for &modules in effort.sizes(&MODULES) {
-        effort.say(format!("idle agent with {modules} modules"));
+fn agent_sweep(effort: &Effort) -> Result<Curve, ScaleError> {
+    let labels = ["idle agent, each second"];
+    let series = effort.series("modules of an idle agent", &MODULES, labels, |modules| {
         let (mut table, mut now) = (table(modules, HOSTS_PER_MODULE), Moment::ORIGIN);
         // A second is ten ticks of 100 ms.
-        let time = effort.time(|| {
+        let second = || {
             for _ in 0..10 {
                 now = now + Duration::from_millis(100);
                 table.handle_timeout(now);
             }
-        });
-        series.add(modules, time);
-    }
-    Curve {
-        name: "agent-idle-by-modules".into(),
-        title: "Agent: looking after modules that nobody asks for".into(),
-        subtitle: format!("sweep of the module table in process, {HOSTS_PER_MODULE} hosts per module"),
-        x: Axis::logarithmic("modules known to the agent", Unit::Count),
-        y: Axis::logarithmic("processor time per second", Unit::Nanoseconds),
-        series: vec![series],
-    }
+        };
+        Ok([effort.time(second)])
+    })?;
+    Ok(Curve::new(
+        "agent-idle-by-modules",
+        "Agent: looking after modules that nobody asks for",
+        &format!("sweep of the module table in process, {HOSTS_PER_MODULE} hosts per module"),
+        ("modules known to the agent", Count),
+        ("processor time per second", Nanoseconds),
+        series,
+    ))
 }
 
 /// A route query in lars-dns, against the number of modules.
-fn dns_by_modules(effort: &Effort) -> Curve {
-    let mut series = Pattern::ALL.map(|pattern| Series::new(pattern.label()));
-    for &modules in effort.sizes(&MODULES) {
-        effort.say(format!("lars-dns with {modules} modules"));
+fn dns_by_modules(effort: &Effort) -> Result<Curve, ScaleError> {
+    let series = effort.series("modules of lars-dns", &MODULES, PATTERNS, |modules| {
         let (snapshot, mut out) = (snapshot(modules, HOSTS_PER_MODULE), Vec::new());
-        for (series, pattern) in series.iter_mut().zip(Pattern::ALL) {
-            let mut random = fastrand::Rng::with_seed(1);
-            let time = effort.time(|| {
-                let module = pattern.next(&mut random, modules);
-                encode(RouteReply::Dns, module, snapshot.hosts(module), &mut out);
-            });
-            series.add(modules, time);
-        }
-    }
-    Curve {
-        name: "dns-by-modules".into(),
-        title: "lars-dns: one route query".into(),
-        subtitle: format!(
-            "lookup in the snapshot and encoding of the reply, {HOSTS_PER_MODULE} hosts per module"
-        ),
-        x: Axis::logarithmic("modules in the table", Unit::Count),
-        y: Axis::logarithmic("time per query", Unit::Nanoseconds),
-        series: series.into(),
-    }
+        let query = |module| encode(RouteReply::Dns, module, snapshot.hosts(module), &mut out);
+        Ok(by_pattern(effort, modules, query))
+    })?;
+    Ok(Curve::new(
+        "dns-by-modules",
+        "lars-dns: one route query",
+        &format!("lookup in the snapshot and encoding of the reply, {HOSTS_PER_MODULE} hosts per module"),
+        ("modules in the table", Count),
+        ("time per query", Nanoseconds),
+        series,
+    ))
 }
 
 /// Coalescing in the reporter, against the number of keys.
-fn reporter_by_modules(effort: &Effort) -> Curve {
-    let (mut writing, mut coalesced) =
-        (Series::new("taken in and handed to SQL"), Series::new("replaced by a newer one"));
-    for &modules in effort.sizes(&MODULES) {
-        effort.say(format!("reporter with {modules} modules"));
+fn reporter_by_modules(effort: &Effort) -> Result<Curve, ScaleError> {
+    let labels = ["taken in and handed to SQL", "replaced by a newer one"];
+    let series = effort.series("modules of lars-reporter", &MODULES, labels, |modules| {
         let now = Instant::now();
-        let rows: Vec<_> = (0..modules).map(|n| row(fleet::module(n))).collect();
-        let filled = || {
-            let mut coalescer = coalescer();
-            rows.iter().for_each(|&row| coalescer.add(row, now));
-            coalescer
-        };
+        let rows: Vec<_> = (0..modules).map(row).collect();
+        let add_all = |coalescer: &mut Coalescer| rows.iter().for_each(|&row| coalescer.add(row, now));
         let write = |coalescer: &mut Coalescer| {
-            rows.iter().for_each(|&row| coalescer.add(row, now));
+            add_all(coalescer);
             coalescer.drain();
             while let Some(batch) = coalescer.poll(now) {
                 coalescer.flushed(black_box(batch), now);
             }
         };
-        let replace = |coalescer: &mut Coalescer| rows.iter().for_each(|&row| coalescer.add(row, now));
-        writing.add(modules, effort.time_once(coalescer, write).per(modules as f64));
-        coalesced.add(modules, effort.time_once(filled, replace).per(modules as f64));
-    }
-    Curve {
-        name: "reporter-by-modules".into(),
-        title: "lars-reporter: one row of statistics".into(),
-        subtitle: "coalescer in process, one row per module, without SQL".into(),
-        x: Axis::logarithmic("modules reported on in an interval", Unit::Count),
-        y: Axis::logarithmic("time per row", Unit::Nanoseconds),
-        series: vec![writing, coalesced],
-    }
+        let times = [effort.time_once(|| holding(0), write), effort.time_once(|| holding(modules), add_all)];
+        Ok(times.map(|time| time.per(modules as f64)))
+    })?;
+    Ok(Curve::new(
+        "reporter-by-modules",
+        "lars-reporter: one row of statistics",
+        "coalescer in process, one row per module, without SQL",
+        ("modules reported on in an interval", Count),
+        ("time per row", Nanoseconds),
+        series,
+    ))
 }
 
 /// A coalescer that holds a row for each of so many modules.
 #[must_use]
 pub fn holding(keys: usize) -> Coalescer {
-    let mut coalescer = coalescer();
-    let now = Instant::now();
-    (0..keys).for_each(|n| coalescer.add(row(fleet::module(n)), now));
+    let limits =
+        Limits { flush_interval: Duration::from_millis(200), flush_rows: 500, pending_keys_max: usize::MAX };
+    let (mut coalescer, now) = (Coalescer::new(limits), Instant::now());
+    (0..keys).for_each(|n| coalescer.add(row(n), now));
     coalescer
 }
 
-fn coalescer() -> Coalescer {
-    Coalescer::new(Limits {
-        flush_interval: Duration::from_millis(200),
-        flush_rows: 500,
-        pending_keys_max: usize::MAX,
-    })
-}
-
-fn row(module: ModuleId) -> CallStatus {
-    let key = CallStatusKey { module, host: fleet::hosts(1)[0], caller: Ipv4Addr::LOCALHOST };
+/// Of the module number `n`.
+fn row(n: usize) -> CallStatus {
+    let key =
+        CallStatusKey { module: fleet::module(n), host: fleet::hosts(1)[0], caller: Ipv4Addr::LOCALHOST };
     CallStatus { key, succ: 1, err: 0, ts: 1, overload: false }
 }
 
 /// What depends on the hosts of the module in question.
-#[must_use]
-pub fn by_hosts(effort: &Effort) -> Curve {
-    let mut series = [
-        Series::new("agent: lookup + report"),
-        Series::new("agent: get_route reply"),
-        Series::new("lars-dns: query reply"),
-        Series::new("lars-dns: push"),
-    ];
+pub fn by_hosts(effort: &Effort) -> Result<Curve, ScaleError> {
+    let labels =
+        ["agent: lookup + report", "agent: get_route reply", "lars-dns: query reply", "lars-dns: push"];
     let module = fleet::module(0);
-    for &count in effort.sizes(&HOSTS) {
-        effort.say(format!("modules of {count} hosts"));
+    let series = effort.series("hosts of a module", &HOSTS, labels, |count| {
         let (mut table, mut now) = (table(1, count), Moment::ORIGIN);
         let (snapshot, mut out, mut hosts) = (snapshot(1, count), Vec::new(), Vec::new());
-        series[0].add(count, effort.time(|| call(&mut table, module, &mut now)));
-        let get_route = || {
+        let lookup = effort.time(|| {
+            now = now + STEP;
+            call(&mut table, module, now);
+        });
+        let get_route = effort.time(|| {
             hosts.clear();
             table.get_route(module, now, &mut hosts);
             encode(RouteReply::Api, module, &hosts, &mut out);
-        };
-        series[1].add(count, effort.time(get_route));
-        let query = || encode(RouteReply::Dns, module, snapshot.hosts(module), &mut out);
-        series[2].add(count, effort.time(query));
-        let push = || {
-            black_box(Push::encode(module, snapshot.hosts(module), &mut out));
-        };
-        series[3].add(count, effort.time(push));
-    }
-    Curve {
-        name: "by-hosts".into(),
-        title: "Modules with many hosts".into(),
-        subtitle: "cores in process, without sockets".into(),
-        x: Axis::logarithmic("hosts of the module", Unit::Count),
-        y: Axis::logarithmic("time per operation", Unit::Nanoseconds),
-        series: series.into(),
-    }
+        });
+        let query = effort.time(|| encode(RouteReply::Dns, module, snapshot.hosts(module), &mut out));
+        let push = effort.time(|| _ = black_box(Push::encode(module, snapshot.hosts(module), &mut out)));
+        Ok([lookup, get_route, query, push])
+    })?;
+    Ok(Curve::new(
+        "by-hosts",
+        "Modules with many hosts",
+        "cores in process, without sockets",
+        ("hosts of the module", Count),
+        ("time per operation", Nanoseconds),
+        series,
+    ))
 }
 
 /// Finding whom to push to, against the number of subscribers.
-#[must_use]
-pub fn publish_by_subscribers(effort: &Effort) -> Curve {
-    let mut series = [Series::new("one change, all subscribers"), Series::new("per subscriber")];
-    for &count in effort.sizes(&SUBSCRIBERS) {
-        effort.say(format!("{count} subscribers, in process"));
-        let mut subscriptions = Subscriptions::default();
-        for connection in 0..count {
-            subscriptions.subscribe(connection, fleet::module(0));
-        }
-        let mut ready = Vec::new();
-        let publish = || {
+pub fn publish_by_subscribers(effort: &Effort) -> Result<Curve, ScaleError> {
+    let labels = ["one change, all subscribers", "per subscriber"];
+    let series = effort.series("subscribers, in process", &SUBSCRIBERS, labels, |count| {
+        let (mut subscriptions, mut ready) = (subscriptions(count, 1), Vec::new());
+        let time = effort.time(|| {
             ready.clear();
             black_box(subscriptions.publish(fleet::module(0), &mut ready));
-        };
-        let time = effort.time(publish);
-        series[0].add(count, time);
-        series[1].add(count, time.per(count as f64));
+        });
+        Ok([time, time.per(count as f64)])
+    })?;
+    Ok(Curve::new(
+        "publish-core-by-subscribers",
+        "lars-dns: whom to push a change to",
+        "subscriptions of a shard in process, without sockets",
+        ("subscribers of the module", Count),
+        ("time", Nanoseconds),
+        series,
+    ))
+}
+
+/// So many connections, each subscribed to the first `modules`.
+#[must_use]
+pub fn subscriptions(connections: usize, modules: usize) -> Subscriptions<usize> {
+    let mut subscriptions = Subscriptions::default();
+    for connection in 0..connections {
+        for module in (0..modules).map(fleet::module) {
+            subscriptions.subscribe(connection, module);
+        }
     }
-    Curve {
-        name: "publish-core-by-subscribers".into(),
-        title: "lars-dns: whom to push a change to".into(),
-        subtitle: "subscriptions of a shard in process, without sockets".into(),
-        x: Axis::logarithmic("subscribers of the module", Unit::Count),
-        y: Axis::logarithmic("time", Unit::Nanoseconds),
-        series: series.into(),
-    }
+    subscriptions
 }

@@ -45,24 +45,16 @@ fn three_digits(value: f64) -> String {
     if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
 }
 
-/// One axis of a plot.
+/// One axis of a plot. Equal distances on it are equal factors.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Axis {
     pub label: String,
     pub unit: Unit,
-    /// Equal distances are equal factors, not equal differences.
-    pub logarithmic: bool,
 }
 
-impl Axis {
-    #[must_use]
-    pub fn logarithmic(label: &str, unit: Unit) -> Self {
-        Self { label: label.to_owned(), unit, logarithmic: true }
-    }
-
-    #[must_use]
-    pub fn linear(label: &str, unit: Unit) -> Self {
-        Self { label: label.to_owned(), unit, logarithmic: false }
+impl From<(&str, Unit)> for Axis {
+    fn from((label, unit): (&str, Unit)) -> Self {
+        Self { label: label.to_owned(), unit }
     }
 }
 
@@ -87,6 +79,15 @@ impl Series {
         Self { label: label.to_owned(), points: Vec::new() }
     }
 
+    /// The last point.
+    ///
+    /// # Panics
+    /// If there is none.
+    #[must_use]
+    pub fn last(&self) -> Point {
+        *self.points.last().expect("something was measured")
+    }
+
     pub fn add(&mut self, x: usize, y: Spread) {
         self.points.push(Point { x: x as f64, y });
     }
@@ -106,6 +107,29 @@ pub struct Curve {
 }
 
 impl Curve {
+    /// With axes of a label and a unit each.
+    #[must_use]
+    pub fn new(
+        name: &str,
+        title: &str,
+        subtitle: &str,
+        x: (&str, Unit),
+        y: (&str, Unit),
+        series: impl Into<Vec<Series>>,
+    ) -> Self {
+        let [name, title, subtitle] = [name, title, subtitle].map(str::to_owned);
+        Self { name, title, subtitle, x: x.into(), y: y.into(), series: series.into() }
+    }
+
+    /// The last point of the first line.
+    ///
+    /// # Panics
+    /// If there is none.
+    #[must_use]
+    pub fn last(&self) -> Point {
+        self.series[0].last()
+    }
+
     /// One row per point, in the units of [`Unit`].
     #[must_use]
     pub fn csv(&self) -> String {
@@ -184,14 +208,8 @@ mod tests {
     fn a_curve_as_a_table() {
         let mut series = Series::new("a, b");
         series.add(10, Spread { lowest: 1.0, median: 2.0, highest: 3.5 });
-        let curve = Curve {
-            name: "name".into(),
-            title: "Title".into(),
-            subtitle: String::new(),
-            x: Axis::logarithmic("modules", Unit::Count),
-            y: Axis::linear("time", Unit::Nanoseconds),
-            series: vec![series],
-        };
+        let curve =
+            Curve::new("name", "Title", "", ("modules", Unit::Count), ("time", Unit::Nanoseconds), [series]);
         assert_eq!(curve.csv(), "series,modules,lowest,median,highest\n\"a, b\",10,1.000,2.000,3.500\n");
         assert!(curve.to_string().contains("2 ns  (1 ns – 3.5 ns)"), "{curve}");
     }

@@ -1,15 +1,21 @@
 //! [`Effort`]: how often and for how long each point is measured.
 
-use std::time::{Duration, Instant};
+use std::{
+    fmt::Display,
+    io::{self, IsTerminal, Write},
+    time::{Duration, Instant},
+};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-
-use super::curve::Spread;
+use super::{
+    ScaleError,
+    curve::{Series, Spread},
+};
 
 /// Operations that one look at the clock is for, at most; more are timed in several goes.
 const BATCH_MAX: u64 = 1 << 24;
 
-/// How thoroughly to measure, and where to show how far it is.
+/// How thoroughly to measure.
+#[derive(Clone, Copy, Debug)]
 pub struct Effort {
     /// Repetitions of each point, of which the median is taken.
     pub repetitions: usize,
@@ -17,20 +23,19 @@ pub struct Effort {
     pub length: Duration,
     /// Only so much is measured that it can be seen to work.
     pub quick: bool,
-    bar: ProgressBar,
 }
 
 impl Effort {
     /// What the committed curves are measured with.
     #[must_use]
     pub fn thorough(repetitions: usize) -> Self {
-        Self { repetitions, length: Duration::from_millis(20), quick: false, bar: bar() }
+        Self { repetitions, length: Duration::from_millis(20), quick: false }
     }
 
     /// A tenth of the sizes, and few repetitions of them.
     #[must_use]
     pub fn quick() -> Self {
-        Self { repetitions: 3, length: Duration::from_millis(2), quick: true, bar: bar() }
+        Self { repetitions: 3, length: Duration::from_millis(2), quick: true }
     }
 
     /// The sizes to measure: all, or those below the largest ones.
@@ -39,10 +44,31 @@ impl Effort {
         if self.quick { &sizes[..sizes.len().div_ceil(2)] } else { sizes }
     }
 
-    /// Says what is measured next, on a terminal.
-    pub fn say(&self, what: impl Into<String>) {
-        self.bar.set_message(what.into());
-        self.bar.tick();
+    /// Says what is measured next, to somebody who waits for it.
+    pub fn say(&self, what: impl Display) {
+        let mut notes = io::stderr();
+        if notes.is_terminal() {
+            // Nobody depends on it.
+            let _ = writeln!(notes, "{what}");
+        }
+    }
+
+    /// Lines with these labels: `measure` says what each of them is at a size. `what` is measured.
+    pub fn series<const N: usize>(
+        &self,
+        what: &str,
+        sizes: &[usize],
+        labels: [&str; N],
+        mut measure: impl FnMut(usize) -> Result<[Spread; N], ScaleError>,
+    ) -> Result<[Series; N], ScaleError> {
+        let mut all = labels.map(Series::new);
+        for &size in self.sizes(sizes) {
+            self.say(format_args!("{what}: {size}"));
+            for (series, figure) in all.iter_mut().zip(measure(size)?) {
+                series.add(size, figure);
+            }
+        }
+        Ok(all)
     }
 
     /// Nanoseconds that `op` takes. It is called often enough to see that, and some times before.
@@ -56,9 +82,7 @@ impl Effort {
     pub fn time_once<T>(&self, mut prepare: impl FnMut() -> T, mut op: impl FnMut(&mut T)) -> Spread {
         let mut once = || {
             let mut input = prepare();
-            let start = Instant::now();
-            op(&mut input);
-            nanos(start.elapsed())
+            nanos(elapsed(1, &mut || op(&mut input)))
         };
         once();
         Spread::of((0..self.repetitions).map(|_| once())).unwrap_or_default()
@@ -78,12 +102,6 @@ impl Effort {
     }
 }
 
-impl Drop for Effort {
-    fn drop(&mut self) {
-        self.bar.finish_and_clear();
-    }
-}
-
 fn elapsed(batch: u64, op: &mut impl FnMut()) -> Duration {
     let start = Instant::now();
     for _ in 0..batch {
@@ -96,53 +114,34 @@ fn nanos(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e9
 }
 
-/// Draws nothing where standard error is no terminal.
-fn bar() -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-    if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed}  {msg}") {
-        bar.set_style(style);
-    }
-    bar
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_repetition_is_many_short_operations_or_one_long_one() {
-        let effort = Effort::quick();
-        let mut calls = 0_u64;
-        let spread = effort.time(|| calls += 1);
-        assert!(calls > 100, "{calls}");
+        let (effort, mut short, mut long, mut prepared) = (Effort::quick(), 0, 0, 0);
+        let spread = effort.time(|| short += 1);
+        assert!(short > 100, "{short}");
         assert!(spread.lowest <= spread.median && spread.median <= spread.highest);
-
-        let mut calls = 0;
         effort.time(|| {
-            calls += 1;
+            long += 1;
             std::thread::sleep(effort.length * 2);
         });
-        assert_eq!(calls, 1 + effort.repetitions);
+        effort.time_once(|| prepared += 1, |()| {});
+        assert_eq!([long, prepared], [1 + effort.repetitions; 2]);
     }
 
     #[test]
-    fn what_is_prepared_is_used_once() {
-        let effort = Effort::quick();
-        let mut prepared = 0;
-        let spread = effort.time_once(
-            || {
-                prepared += 1;
-                prepared
-            },
-            |input| *input = 0,
-        );
-        assert_eq!(prepared, 1 + effort.repetitions);
-        assert!(spread.lowest >= 0.0);
-    }
-
-    #[test]
-    fn quick_sizes_are_the_smaller_half() {
-        assert_eq!(Effort::quick().sizes(&[1, 2, 3, 4, 5]), [1, 2, 3]);
-        assert_eq!(Effort::thorough(5).sizes(&[1, 2]), [1, 2]);
+    fn a_line_has_a_point_for_each_size_and_quick_ones_for_the_smaller_half() {
+        let check = |effort: Effort, expected: &[f64]| {
+            let measure = |size| Ok([Spread::exactly(size as f64), Spread::exactly(0.0)]);
+            let [line, other] =
+                effort.series("sizes", &[1, 2, 3, 4, 5], ["a", "b"], measure).expect("measured");
+            let points: Vec<f64> = line.points.iter().map(|point| point.y.median).collect();
+            assert_eq!((points.as_slice(), other.points.len()), (expected, expected.len()));
+        };
+        check(Effort::quick(), &[1.0, 2.0, 3.0]);
+        check(Effort::thorough(5), &[1.0, 2.0, 3.0, 4.0, 5.0]);
     }
 }

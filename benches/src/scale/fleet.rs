@@ -1,11 +1,18 @@
-//! Modules and hosts to measure with.
+//! Modules and hosts to measure with, and databases of them.
 
 use std::net::Ipv4Addr;
 
 use lars_proto::{HostAddr, ModuleId};
+use lars_store::{OpenMode, RouteEdit, Store, StoreUrl};
+use tempfile::TempDir;
+
+use super::ScaleError;
 
 /// Modules that share a `modid`.
-const CMDIDS: usize = 1_000;
+const CMDIDS: usize = 100;
+
+/// Modules of one edit.
+const EDITED_AT_ONCE: usize = 10_000;
 
 /// The module number `n`, in the order of SQL.
 #[must_use]
@@ -14,15 +21,70 @@ pub fn module(n: usize) -> ModuleId {
     ModuleId::new(id(1 + n / CMDIDS), id(1 + n % CMDIDS))
 }
 
-/// Hosts as machines of a data centre have them, in 10.0.0.0/8.
+/// The host number `n`, as machines of a data centre have them: from 10.0.0.1 up.
+#[must_use]
+pub fn host(n: usize) -> HostAddr {
+    let offset = u32::try_from(n & 0x00ff_ffff).expect("24 bits");
+    HostAddr::v4(Ipv4Addr::from_bits(0x0a00_0001 + offset), 8_080)
+}
+
+/// So many hosts.
 #[must_use]
 pub fn hosts(count: usize) -> Vec<HostAddr> {
     (0..count).map(host).collect()
 }
 
-fn host(n: usize) -> HostAddr {
-    let offset = u32::try_from(n & 0x00ff_ffff).expect("24 bits");
-    HostAddr::v4(Ipv4Addr::from_bits(0x0a00_0000 + offset), 8_080)
+/// A database of routes in SQLite, gone when it is dropped.
+pub struct Site {
+    _folder: TempDir,
+    url: String,
+    editor: Box<dyn Store>,
+    /// Modules that have routes.
+    modules: usize,
+}
+
+impl Site {
+    /// One without routes.
+    ///
+    /// # Errors
+    /// If it cannot be created.
+    pub fn new() -> Result<Self, ScaleError> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("lars.db");
+        let url = format!("sqlite:{}", path.display());
+        let editor = lars_store::open(&StoreUrl::Sqlite(path), OpenMode::Create)?;
+        Ok(Self { _folder: folder, url, editor, modules: 0 })
+    }
+
+    /// Adds modules with so many hosts each until there are so many.
+    ///
+    /// # Errors
+    /// If the database refuses.
+    pub fn grow(&mut self, modules: usize, hosts_per_module: usize) -> Result<(), ScaleError> {
+        let hosts = hosts(hosts_per_module);
+        while self.modules < modules {
+            let end = modules.min(self.modules + EDITED_AT_ONCE);
+            let edits = (self.modules..end).map(|n| RouteEdit::Replace(module(n), hosts.clone()));
+            self.editor.edit(&edits.collect::<Vec<_>>())?;
+            self.modules = end;
+        }
+        Ok(())
+    }
+
+    /// Where it is, for a command line.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Where it is.
+    ///
+    /// # Panics
+    /// Never: it was opened.
+    #[must_use]
+    pub fn store_url(&self) -> StoreUrl {
+        self.url.parse().expect("it was opened")
+    }
 }
 
 #[cfg(test)]
@@ -32,7 +94,6 @@ mod tests {
     #[test]
     fn modules_are_distinct_and_ordered() {
         let modules: Vec<_> = (0..3_000).map(module).collect();
-        assert!(modules.is_sorted() && modules.first() == Some(&ModuleId::new(1, 1)));
-        assert!(modules.windows(2).all(|pair| pair[0] != pair[1]));
+        assert!(modules.windows(2).all(|pair| pair[0] < pair[1]) && modules[0] == ModuleId::new(1, 1));
     }
 }

@@ -3,13 +3,9 @@
 
 use std::process::Command;
 
-use lars_dns::core::subscriptions::Subscriptions;
-
 use super::{
     ScaleError, cores,
-    curve::{Axis, Curve, Figure, Series, Spread, Unit},
-    effort::Effort,
-    fleet,
+    curve::{Curve, Figure, Series, Spread, Unit::*},
     report::Report,
     service::beside,
 };
@@ -41,64 +37,45 @@ pub fn measure() -> Result<Report, ScaleError> {
 #[must_use]
 pub fn count(used: impl Fn() -> usize) -> Report {
     let (mut agent, mut dns) = (Series::new("agent"), Series::new("lars-dns"));
-    let effort = Effort::quick();
     for hosts in HOSTS {
-        effort.say(format!("modules of {hosts} hosts"));
         let modules = (HOSTS_TOTAL / hosts).min(MODULES_MAX);
-        agent.add(hosts, Spread::exactly(weight(&used, || cores::table(modules, hosts)) / modules as f64));
-        dns.add(hosts, Spread::exactly(weight(&used, || cores::snapshot(modules, hosts)) / modules as f64));
+        let of_a_module = |weight| Spread::exactly(weight / modules as f64);
+        agent.add(hosts, of_a_module(weight(&used, || cores::table(modules, hosts))));
+        dns.add(hosts, of_a_module(weight(&used, || cores::snapshot(modules, hosts))));
     }
-    let how = |what: &str| format!("bytes allocated, {what}");
-    let mut figures = vec![
-        Figure::new(
+    let subscriptions = weight(&used, || cores::subscriptions(CONNECTIONS, SUBSCRIPTIONS_EACH))
+        / (CONNECTIONS * SUBSCRIPTIONS_EACH) as f64;
+    let row = weight(&used, || cores::holding(KEYS)) / KEYS as f64;
+    let [agent_host, dns_host] = [&agent, &dns].map(per_host);
+    let figures = [
+        (
             "agent_module_memory",
-            Unit::Bytes,
-            at(&agent, 10) - 10.0 * per_host(&agent),
-            &how("a module of 10 hosts in an agent, without these"),
+            at(&agent, 10) - 10.0 * agent_host,
+            "a module of 10 hosts in an agent, without these",
         ),
-        Figure::new(
-            "agent_host_memory",
-            Unit::Bytes,
-            per_host(&agent),
-            &how("a further host of a module in an agent"),
+        ("agent_host_memory", agent_host, "a further host of a module in an agent"),
+        ("dns_host_memory", dns_host, "a further host of a module in lars-dns"),
+        ("dns_module_memory", at(&dns, 1) - dns_host, "a module in lars-dns"),
+        (
+            "dns_subscription_heap",
+            subscriptions,
+            "a subscription in lars-dns, 1,000 connections with 100 each",
         ),
-        Figure::new(
-            "dns_host_memory",
-            Unit::Bytes,
-            per_host(&dns),
-            &how("a further host of a module in lars-dns"),
-        ),
-        Figure::new(
-            "dns_module_memory",
-            Unit::Bytes,
-            at(&dns, 1) - per_host(&dns),
-            &how("a module in lars-dns"),
-        ),
+        ("reporter_key_memory", row, "a row that lars-reporter holds"),
     ];
-    figures.push(Figure::new(
-        "dns_subscription_heap",
-        Unit::Bytes,
-        weight(&used, subscriptions) / (CONNECTIONS * SUBSCRIPTIONS_EACH) as f64,
-        &how("a subscription in lars-dns, 1,000 connections with 100 each"),
-    ));
-    figures.push(Figure::new(
-        "reporter_key_memory",
-        Unit::Bytes,
-        weight(&used, || cores::holding(KEYS)) / KEYS as f64,
-        &how("a row that lars-reporter holds"),
-    ));
+    let figure = |(name, value, what)| Figure::new(name, Bytes, value, &format!("bytes allocated, {what}"));
     for series in [&mut agent, &mut dns] {
         series.points.iter_mut().for_each(|point| point.y = point.y.per(point.x));
     }
-    let curve = Curve {
-        name: "memory-per-host".into(),
-        title: "Memory per host".into(),
-        subtitle: "bytes allocated by the core, its module's share included".into(),
-        x: Axis::logarithmic("hosts per module", Unit::Count),
-        y: Axis::logarithmic("memory per host", Unit::Bytes),
-        series: vec![agent, dns],
-    };
-    Report { curves: vec![curve], figures }
+    let curve = Curve::new(
+        "memory-per-host",
+        "Memory per host",
+        "bytes allocated by the core, its module's share included",
+        ("hosts per module", Count),
+        ("memory per host", Bytes),
+        [agent, dns],
+    );
+    Report { curves: vec![curve], figures: figures.map(figure).into() }
 }
 
 /// Bytes that what `make` makes keeps allocated.
@@ -117,16 +94,6 @@ fn at(series: &Series, hosts: usize) -> f64 {
 /// What a module grows by, from 100 to 1,000 hosts.
 fn per_host(series: &Series) -> f64 {
     (at(series, 1_000) - at(series, 100)) / 900.0
-}
-
-fn subscriptions() -> Subscriptions<usize> {
-    let mut subscriptions = Subscriptions::default();
-    for connection in 0..CONNECTIONS {
-        for n in 0..SUBSCRIPTIONS_EACH {
-            subscriptions.subscribe(connection, fleet::module(n));
-        }
-    }
-    subscriptions
 }
 
 #[cfg(test)]

@@ -4,11 +4,9 @@
 //!   to the byte.
 //! - [`curve`]: what comes out; [`report`]: where it is kept; [`plot`]: how it looks.
 //! - [`plan`]: what a fleet takes, computed from the figures.
-//! - [`args`]: the command line.
 //!
 //! What was measured for `docs/SCALING.md` is in `benches/curves`.
 
-pub mod args;
 pub mod cores;
 pub mod curve;
 pub mod effort;
@@ -20,14 +18,60 @@ pub mod report;
 mod service;
 pub mod services;
 
-use std::io;
+use std::{
+    error::Error,
+    io::{self, Write},
+    path::PathBuf,
+};
 
-use clap::ValueEnum;
+use clap::{Args, Subcommand, ValueEnum};
 use lars_store::StoreError;
 
 pub use self::effort::Effort;
-use self::report::Report;
+use self::{plan::Fleet, report::Report};
 use crate::load::LoadError;
+
+/// What there is to do about growth.
+#[derive(Debug, Subcommand)]
+pub enum ScaleCommand {
+    /// Measure how cost and memory grow: tables, plots, JSON
+    Measure(Measure),
+    /// Draw again what was measured
+    Plot {
+        /// What `measure --out` wrote
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+    },
+    /// Compute what a fleet takes: lars-dns servers, memory, load on MySQL (docs/SCALING.md)
+    Plan {
+        /// What `measure --out` wrote
+        #[arg(long, value_name = "DIR", default_value = "benches/curves")]
+        figures: PathBuf,
+        #[command(flatten)]
+        fleet: Fleet,
+    },
+}
+
+/// What is measured, and how.
+#[derive(Debug, Args)]
+pub struct Measure {
+    /// What to measure [default: everything]
+    #[arg(value_enum, value_name = "SUBJECT")]
+    subjects: Vec<Subject>,
+    /// Where to keep tables (CSV), plots (SVG) and everything together (JSON); what is there and is not measured
+    /// stays
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Repetitions of each point; the median counts
+    #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u16).range(1..))]
+    repetitions: u16,
+    /// Small sizes and short repetitions, to see that it works
+    #[arg(long)]
+    quick: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
 
 /// What can be measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -75,16 +119,57 @@ pub enum ScaleError {
     Io(#[from] io::Error),
 }
 
-/// Measures.
+/// Does it.
 ///
 /// # Errors
-/// If a program that is measured is not built or fails.
-pub fn measure(subject: Subject, effort: &Effort) -> Result<Report, ScaleError> {
-    Ok(match subject {
-        Subject::Modules => cores::by_modules(effort),
-        Subject::Hosts => cores::by_hosts(effort).into(),
-        Subject::Subscribers => services::fan_out(effort)?.and(cores::publish_by_subscribers(effort).into()),
-        Subject::Queries => services::queries(effort)?,
-        Subject::Memory => heap::measure()?.and(services::by_size(effort)?),
-    })
+/// If a program that is measured is not built or fails, or files cannot be read or written.
+pub fn run(command: &ScaleCommand) -> Result<(), Box<dyn Error>> {
+    match command {
+        ScaleCommand::Measure(measure) => measure.run(),
+        ScaleCommand::Plot { folder } => Ok(Report::read(folder)?.write_plots(folder)?),
+        ScaleCommand::Plan { figures, fleet } => {
+            let needs = plan::needs(fleet, &Report::read(figures)?)?;
+            let mut out = io::stdout().lock();
+            Ok(needs.iter().try_for_each(|need| writeln!(out, "{need}"))?)
+        }
+    }
+}
+
+impl Measure {
+    fn run(&self) -> Result<(), Box<dyn Error>> {
+        let effort =
+            if self.quick { Effort::quick() } else { Effort::thorough(usize::from(self.repetitions)) };
+        let all = Subject::value_variants();
+        let subjects = if self.subjects.is_empty() { all } else { &self.subjects };
+        let mut measured = Report::default();
+        for subject in subjects {
+            measured.update(subject.measure(&effort)?);
+        }
+        let mut out = io::stdout().lock();
+        if self.json {
+            writeln!(out, "{}", serde_json::to_string_pretty(&measured)?)?;
+        } else {
+            writeln!(out, "{measured}")?;
+        }
+        if let Some(folder) = &self.out {
+            let mut kept = Report::read(folder)?;
+            kept.update(measured);
+            kept.write(folder)?;
+        }
+        Ok(())
+    }
+}
+
+impl Subject {
+    fn measure(self, effort: &Effort) -> Result<Report, ScaleError> {
+        Ok(match self {
+            Self::Modules => cores::by_modules(effort)?,
+            Self::Hosts => cores::by_hosts(effort)?.into(),
+            Self::Subscribers => {
+                services::fan_out(effort)?.and(cores::publish_by_subscribers(effort)?.into())
+            }
+            Self::Queries => services::queries(effort)?,
+            Self::Memory => heap::measure()?.and(services::by_size(effort)?),
+        })
+    }
 }

@@ -9,7 +9,7 @@ use plotters::{
     style::text_anchor::{HPos, Pos, VPos},
 };
 
-use super::curve::{Axis, Curve, Point};
+use super::curve::{Curve, Point};
 
 const SIZE: (u32, u32) = (860, 480);
 const FONT: &str = "sans-serif";
@@ -61,14 +61,9 @@ fn draw(curve: &Curve, backend: SVGBackend<'_>) -> Result<(), Failed> {
     root.fill(&GROUND)?;
     let (head, body) = root.split_vertically(72);
     heading(curve, &head)?;
-    let x = range(&curve.x, points(curve).map(|point| point.x));
-    let y = range(&curve.y, points(curve).flat_map(|point| [point.y.lowest, point.y.highest]));
-    match (curve.x.logarithmic, curve.y.logarithmic) {
-        (true, true) => chart(curve, &body, log(x), log(y)),
-        (true, false) => chart(curve, &body, log(x), linear(y)),
-        (false, true) => chart(curve, &body, linear(x), log(y)),
-        (false, false) => chart(curve, &body, linear(x), linear(y)),
-    }?;
+    let x = axis(points(curve).map(|point| point.x));
+    let y = axis(points(curve).flat_map(|point| [point.y.lowest, point.y.highest]));
+    chart(curve, &body, x, y)?;
     root.present()
 }
 
@@ -94,49 +89,26 @@ fn heading(curve: &Curve, area: &Area<'_>) -> Result<(), Failed> {
     Ok(())
 }
 
-/// From the lowest to the highest value, with a margin; whole powers of ten on a logarithmic axis, and from 0 on
-/// a linear one.
-fn range(axis: &Axis, values: impl Iterator<Item = f64>) -> (f64, f64) {
+/// From the lowest to the highest of `values`, in whole powers of ten.
+fn axis(values: impl Iterator<Item = f64>) -> impl Axis {
     let (lowest, highest) = values
         .fold((f64::INFINITY, 0.0_f64), |(lowest, highest), value| (lowest.min(value), highest.max(value)));
-    if axis.logarithmic {
-        let floor = 10_f64.powf(lowest.max(1e-3).log10().floor());
-        let ceiling = 10_f64.powf(highest.max(1e-3).log10().ceil());
-        (floor, ceiling.max(floor * 10.0))
-    } else {
-        (0.0, (highest * 1.1).max(1e-3))
-    }
+    let start = 10_f64.powf(lowest.max(1e-3).log10().floor());
+    let end = 10_f64.powf(highest.max(1e-3).log10().ceil()).max(start * 10.0);
+    let powers = std::iter::successors(Some(start), |power| Some(power * 10.0));
+    let powers: Vec<f64> = powers.take_while(|&power| power <= end * 1.001).collect();
+    let between = powers.iter().flat_map(|power| (2..10).map(move |factor| power * f64::from(factor)));
+    let between = between.filter(|&value| value <= end).collect::<Vec<_>>();
+    (start..end).log_scale().with_key_points(powers).with_light_points(between)
 }
 
-fn log((start, end): (f64, f64)) -> impl Coordinate {
-    let powers = |factors: &'static [f64]| {
-        let decades = std::iter::successors(Some(start), |power| Some(power * 10.0));
-        decades
-            .take_while(move |&power| power <= end * 1.001)
-            .flat_map(move |power| factors.iter().map(move |factor| power * factor))
-            .filter(move |&value| value <= end * 1.001)
-            .collect::<Vec<_>>()
-    };
-    (start..end)
-        .log_scale()
-        .with_key_points(powers(&[1.0]))
-        .with_light_points(powers(&[2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0]))
-}
-
-fn linear((start, end): (f64, f64)) -> impl Coordinate {
-    start..end
-}
-
-trait Coordinate:
-    AsRangedCoord<Value = f64, CoordDescType: Ranged<ValueType = f64> + ValueFormatter<f64>>
-{
-}
-impl<T> Coordinate for T where
+trait Axis: AsRangedCoord<Value = f64, CoordDescType: Ranged<ValueType = f64> + ValueFormatter<f64>> {}
+impl<T> Axis for T where
     T: AsRangedCoord<Value = f64, CoordDescType: Ranged<ValueType = f64> + ValueFormatter<f64>>
 {
 }
 
-fn chart(curve: &Curve, area: &Area<'_>, x: impl Coordinate, y: impl Coordinate) -> Result<(), Failed> {
+fn chart(curve: &Curve, area: &Area<'_>, x: impl Axis, y: impl Axis) -> Result<(), Failed> {
     let mut chart = ChartBuilder::on(area)
         .margin_right(VALUES_WIDTH)
         .margin_bottom(8)
@@ -167,17 +139,13 @@ fn chart(curve: &Curve, area: &Area<'_>, x: impl Coordinate, y: impl Coordinate)
         chart.draw_series(LineSeries::new(medians(), colour.stroke_width(2)))?;
         chart.draw_series(medians().map(|place| Circle::new(place, 3, colour.filled())))?;
     }
-    let mut ends = Vec::new();
-    for (series, colour) in curve.series.iter().zip(LINES.iter().cycle()) {
-        let last =
-            series.points.last().map(|last| (last.y.median, chart.backend_coord(&(last.x, last.y.median))));
-        ends.extend(last.map(|(value, place)| End {
-            value: curve.y.unit.show(value),
-            place,
-            colour: *colour,
-        }));
-    }
-    end_values(ends, area)
+    let colours = LINES.into_iter().cycle();
+    let ends = curve.series.iter().zip(colours).filter_map(|(series, colour)| {
+        let last = series.points.last()?.y.median;
+        let place = chart.backend_coord(&(series.points.last()?.x, last));
+        Some(End { value: curve.y.unit.show(last), place, colour })
+    });
+    end_values(ends.collect(), area)
 }
 
 /// Where a line ends.
@@ -209,43 +177,31 @@ mod tests {
         *,
     };
 
-    fn curve(x: Axis, y: Axis, values: &[f64]) -> Curve {
+    fn drawn(values: &[f64]) -> String {
         let mut series = Series::new("a line");
         for (n, &value) in values.iter().enumerate() {
-            let spread = Spread { lowest: value / 2.0, median: value, highest: value * 1.5 };
-            series.add(10_usize.pow(n as u32), spread);
+            series.add(
+                10_usize.pow(n as u32),
+                Spread { lowest: value / 2.0, median: value, highest: value * 1.5 },
+            );
         }
-        let (name, title, subtitle) = ("name".into(), "A title".into(), "what <exactly>".into());
-        Curve { name, title, subtitle, x, y, series: vec![series] }
+        let (x, y) = (("modules", Unit::Count), ("time", Unit::Nanoseconds));
+        svg(&Curve::new("name", "A title", "what <exactly>", x, y, [series])).expect("it can be drawn")
     }
 
     #[test]
     fn a_plot_says_what_it_shows() {
-        for (x_log, y_log) in [(true, true), (true, false), (false, true), (false, false)] {
-            let x = Axis { label: "modules".into(), unit: Unit::Count, logarithmic: x_log };
-            let y = Axis { label: "time".into(), unit: Unit::Nanoseconds, logarithmic: y_log };
-            let plot = svg(&curve(x, y, &[12.0, 340.0, 56_000.0])).expect("it can be drawn");
-            for text in [
-                "A title",
-                "what &lt;exactly&gt;",
-                "modules",
-                "time",
-                "a line",
-                "56 µs",
-                "prefers-color-scheme",
-            ] {
-                assert!(plot.contains(text), "{text}: {plot}");
-            }
-            assert_eq!(plot.matches("<circle").count(), 3);
-            assert_eq!(plot.matches("<style>").count(), 1);
+        let plot = drawn(&[12.0, 340.0, 56_000.0]);
+        for text in
+            ["A title", "what &lt;exactly&gt;", "modules", "time", "a line", "56 µs", "prefers-color-scheme"]
+        {
+            assert!(plot.contains(text), "{text}: {plot}");
         }
+        assert_eq!([plot.matches("<circle").count(), plot.matches("<style>").count()], [3, 1]);
     }
 
     #[test]
     fn one_point_and_zero_can_be_drawn() {
-        let x = || Axis::logarithmic("x", Unit::Count);
-        svg(&curve(x(), Axis::logarithmic("y", Unit::Bytes), &[5.0])).expect("one point");
-        svg(&curve(x(), Axis::linear("y", Unit::Bytes), &[0.0])).expect("zero");
-        svg(&curve(x(), Axis::logarithmic("y", Unit::Bytes), &[0.0])).expect("zero");
+        assert!([5.0, 0.0].iter().all(|value| drawn(&[*value]).contains("<circle")));
     }
 }

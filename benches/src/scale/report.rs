@@ -35,12 +35,10 @@ impl Report {
 
     /// Takes over what `newer` has, in place of what has the same name.
     pub fn update(&mut self, newer: Self) {
-        for curve in newer.curves {
-            put(&mut self.curves, curve, |curve| &curve.name);
-        }
-        for figure in newer.figures {
-            put(&mut self.figures, figure, |figure| &figure.name);
-        }
+        self.curves.retain(|old| newer.curves.iter().all(|curve| curve.name != old.name));
+        self.curves.extend(newer.curves);
+        self.figures.retain(|old| newer.figures.iter().all(|figure| figure.name != old.name));
+        self.figures.extend(newer.figures);
     }
 
     /// The two together.
@@ -84,13 +82,6 @@ impl Report {
     }
 }
 
-fn put<T>(all: &mut Vec<T>, new: T, name: fn(&T) -> &str) {
-    match all.iter_mut().find(|old| name(old) == name(&new)) {
-        Some(old) => *old = new,
-        None => all.push(new),
-    }
-}
-
 impl From<Curve> for Report {
     fn from(curve: Curve) -> Self {
         Self { curves: vec![curve], figures: Vec::new() }
@@ -106,36 +97,19 @@ impl fmt::Display for Report {
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        super::curve::{Axis, Series, Spread, Unit},
-        *,
-    };
-
-    fn report(value: f64) -> Report {
-        let mut series = Series::new("a");
-        series.add(1, Spread::exactly(value));
-        let curve = Curve {
-            name: "one".into(),
-            title: "One".into(),
-            subtitle: String::new(),
-            x: Axis::logarithmic("x", Unit::Count),
-            y: Axis::linear("y", Unit::Nanoseconds),
-            series: vec![series],
-        };
-        Report { curves: vec![curve], figures: vec![Figure::new("weight", Unit::Bytes, value, "weighed")] }
-    }
+    use super::{super::curve::Unit, *};
 
     #[test]
-    fn what_is_written_is_read_again_and_updated() {
-        let folder = tempfile::tempdir().expect("a folder");
-        assert_eq!(Report::read(folder.path()).expect("nothing yet"), Report::default());
-        report(1.0).write(folder.path()).expect("written");
-        let mut read = Report::read(folder.path()).expect("what was written");
-        assert_eq!(read, report(1.0));
-        read.update(report(2.0));
-        assert_eq!((&read, read.figure("weight")), (&report(2.0), Some(2.0)));
-        for file in ["one.csv", "one.svg"] {
-            assert!(folder.path().join(file).is_file(), "{file}");
-        }
+    fn newer_figures_take_the_place_of_older_ones() {
+        let report = |names: &[&str], value| Report {
+            curves: Vec::new(),
+            figures: names.iter().map(|name| Figure::new(name, Unit::Bytes, value, "weighed")).collect(),
+        };
+        let report = report(&["a", "b"], 1.0).and(report(&["b", "c"], 2.0));
+        assert_eq!(
+            ["a", "b", "c", "d"].map(|name| report.figure(name)),
+            [Some(1.0), Some(2.0), Some(2.0), None]
+        );
+        assert_eq!(report.figures.len(), 3);
     }
 }

@@ -1,7 +1,7 @@
 //! [`Service`]: a program of Lars in a process of its own, as it is deployed.
 
 use std::{
-    env, fs,
+    env,
     io::{self, BufRead, BufReader},
     net::SocketAddr,
     path::PathBuf,
@@ -16,7 +16,7 @@ use crate::load;
 /// A running program, ended when this is dropped.
 pub(super) struct Service {
     process: Child,
-    addrs: Vec<SocketAddr>,
+    addr: SocketAddr,
 }
 
 impl Service {
@@ -32,15 +32,24 @@ impl Service {
             let pinned = scope.spawn(|| load::pin(cpu).and_then(|()| command.spawn()));
             pinned.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         });
-        let mut service = Self { process: started?, addrs: Vec::new() };
-        service.addrs = service.wait_for_addrs(name)?;
-        Ok(service)
+        let mut process = started?;
+        let mut lines = BufReader::new(process.stderr.take().expect("it was asked for")).lines();
+        let mut said = String::new();
+        while let Some(line) = lines.next().transpose()? {
+            if let Some(addr) = first_addr(&line) {
+                // What it says behind that is read and dropped, lest it waits for a reader.
+                thread::spawn(move || lines.for_each(drop));
+                return Ok(Self { process, addr });
+            }
+            said = line;
+        }
+        process.wait()?;
+        Err(ScaleError::Ended { name, said })
     }
 
-    /// Where it listens, at least one address.
-    #[must_use]
-    pub(super) fn addrs(&self) -> &[SocketAddr] {
-        &self.addrs
+    /// Where it listens; the first of its addresses.
+    pub(super) fn addr(&self) -> SocketAddr {
+        self.addr
     }
 
     #[must_use]
@@ -53,8 +62,7 @@ impl Service {
     /// # Errors
     /// If it has ended.
     pub(super) fn resident(&self) -> io::Result<f64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.id()))?;
-        resident(&status).ok_or_else(|| io::Error::other("no VmRSS in its status"))
+        load::resident(self.id()).ok_or_else(|| io::Error::other("the service has ended"))
     }
 
     /// Processor time of all its threads so far.
@@ -63,23 +71,6 @@ impl Service {
     /// If it has ended.
     pub(super) fn processor_time(&self) -> io::Result<Duration> {
         load::process_time(self.id()).ok_or_else(|| io::Error::other("the service has ended"))
-    }
-
-    /// What it says behind that is read and dropped, lest it waits for a reader.
-    fn wait_for_addrs(&mut self, name: &'static str) -> Result<Vec<SocketAddr>, ScaleError> {
-        let log = self.process.stderr.take().expect("it was asked for");
-        let mut said = String::new();
-        let mut lines = BufReader::new(log).lines();
-        for line in &mut lines {
-            let line = line?;
-            let addrs = addrs(&line);
-            if !addrs.is_empty() {
-                thread::spawn(move || lines.for_each(drop));
-                return Ok(addrs);
-            }
-            said = line;
-        }
-        Err(ScaleError::Ended { name, said })
     }
 }
 
@@ -98,17 +89,10 @@ pub(super) fn beside(name: &'static str) -> Result<PathBuf, ScaleError> {
     found.ok_or(ScaleError::NotBuilt(name))
 }
 
-/// The addresses in a line of the log, like `"addr":"127.0.0.1:7778"` or `"addr":"[127.0.0.1:8888, …]"`.
-fn addrs(line: &str) -> Vec<SocketAddr> {
-    let Some((_, value)) = line.split_once("\"addr\":\"") else { return Vec::new() };
-    let value = value.split('"').next().unwrap_or_default();
-    value.trim_matches(['[', ']']).split(", ").filter_map(|addr| addr.parse().ok()).collect()
-}
-
-fn resident(status: &str) -> Option<f64> {
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
-    let kib: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kib * 1024.0)
+/// The first address in a line of the log, like `"addr":"127.0.0.1:7778"` or `"addr":"[127.0.0.1:8888, …]"`.
+fn first_addr(line: &str) -> Option<SocketAddr> {
+    let (_, value) = line.split_once("\"addr\":\"")?;
+    value.trim_start_matches('[').split([',', ']', '"']).next()?.parse().ok()
 }
 
 #[cfg(test)]
@@ -117,15 +101,12 @@ mod tests {
 
     #[test]
     fn where_a_service_listens() {
+        let check = |line, expected: Option<&str>| {
+            assert_eq!(first_addr(line).map(|a| a.to_string()).as_deref(), expected)
+        };
         let line = r#"{"level":"INFO","fields":{"message":"listening","addr":"127.0.0.1:7778","hosts":3}}"#;
-        assert_eq!(addrs(line), ["127.0.0.1:7778".parse().expect("an address")]);
-        assert_eq!(addrs(r#"{"addr":"[127.0.0.1:1, 127.0.0.1:2]"}"#).len(), 2);
-        assert!(addrs(r#"{"message":"starting"}"#).is_empty());
-    }
-
-    #[test]
-    fn memory_of_a_process() {
-        assert_eq!(resident("Name:\tx\nVmRSS:\t    2 kB\n"), Some(2_048.0));
-        assert_eq!(resident("Name:\tx\n"), None);
+        check(line, Some("127.0.0.1:7778"));
+        check(r#"{"addr":"[127.0.0.1:1, 127.0.0.1:2]"}"#, Some("127.0.0.1:1"));
+        check(r#"{"message":"starting"}"#, None);
     }
 }
