@@ -24,13 +24,11 @@ impl Spread {
     }
 
     /// Of a single figure.
-    #[must_use]
     pub fn exactly(figure: f64) -> Self {
         Self { lowest: figure, median: figure, highest: figure }
     }
 
     /// Each of the three divided by `count`.
-    #[must_use]
     pub fn per(self, count: f64) -> Self {
         Self { lowest: self.lowest / count, median: self.median / count, highest: self.highest / count }
     }

@@ -22,7 +22,6 @@ struct Column {
 
 /// A table in Markdown of measurements in the order in which they were made: the n-th of a label belongs to the n-th
 /// round. It has a line for each label, in the order in which they first appear; each is compared with the `bases`.
-#[must_use]
 pub fn table(measurements: &[Measurement], bases: &[String]) -> String {
     let servers = servers(measurements);
     let columns = columns(&servers, bases);

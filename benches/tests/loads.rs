@@ -7,51 +7,23 @@ use std::{
 };
 
 use lars_agent::{Agent, AgentConfig};
-use lars_benches::load::Measurement;
+use lars_benches::{load::Measurement, scale::fleet::Site};
 use lars_dns::{Dns, DnsConfig};
-use lars_proto::{HostAddr, ModuleId};
 use lars_reporter::{Reporter, ReporterConfig};
-use lars_store::{OpenMode, RouteEdit, Store, StoreUrl};
+use lars_store::StoreUrl;
 use lars_testkit::{MariaDb, eventually, reserved_addr};
-use tempfile::TempDir;
 
 const LARS_BENCH: &str = env!("CARGO_BIN_EXE_lars-bench");
 
 const ANY_PORT: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 0);
 
-/// A database in a folder of its own.
-struct Database {
-    _folder: TempDir,
-    url: String,
-}
-
-impl Database {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let url = format!("sqlite:{}", folder.path().join("lars.db").display());
-        Self { _folder: folder, url }
-    }
-
-    fn url(&self) -> StoreUrl {
-        self.url.parse().expect("a URL")
-    }
-
-    fn open(&self) -> Box<dyn Store> {
-        lars_store::open(&self.url(), OpenMode::Create).expect("it opens")
-    }
-
-    /// Modules 1/1 to `modules`/1, each with `hosts`.
-    fn add(&self, modules: i32, hosts: u16) {
-        let host = |n| HostAddr::v4(Ipv4Addr::new(10, 0, (n >> 8) as u8, n as u8), 8_000);
-        let route = |modid| RouteEdit::Replace(ModuleId::new(modid, 1), (1..=hosts).map(host).collect());
-        self.open().edit(&(1..=modules).map(route).collect::<Vec<_>>()).expect("it is accepted");
-    }
-
-    fn dns(&self) -> Dns {
-        let mut config = DnsConfig { store: self.url(), shards: 1, ..DnsConfig::default() };
-        config.server.listen = ANY_PORT.into();
-        Dns::start(config).expect("lars-dns starts")
-    }
+/// A database with so many modules and hosts of each, and what serves it.
+fn dns(modules: usize, hosts: usize) -> (Site, Dns) {
+    let mut site = Site::new().expect("a database");
+    site.grow(modules, hosts).expect("it is accepted");
+    let mut config = DnsConfig { store: site.store_url(), shards: 1, ..DnsConfig::default() };
+    config.server.listen = ANY_PORT.into();
+    (site, Dns::start(config).expect("lars-dns starts"))
 }
 
 fn reporter(store: StoreUrl) -> Reporter {
@@ -162,15 +134,18 @@ fn nobody_at_the_other_end_is_an_error_that_says_so() {
 
 #[test]
 fn an_agent_is_asked_for_hosts_and_routes_and_told_of_calls() {
-    let database = Database::new();
-    database.add(3, 2_000);
-    let (dns, reporter) = (database.dns(), reporter(database.url()));
+    let (site, dns) = dns(3, 2_000);
+    let reporter = reporter(site.store_url());
     let (agent, addr) = agent(&dns, &reporter);
     eventually("the agent knows the modules", || {
-        let ask = format!("udp-get-host --agent {addr} --shards 1 --module 1..3/1 --sockets 3");
+        let ask = format!(
+            "udp-get-host --agent {addr} --shards 1 --module 1/1 --module 1/2 --module 1/3 --sockets 3"
+        );
         load(&format!("{ask} --seconds 0.02 --warmup 0")).counts.refusals == 0
     });
-    check(&format!("udp-get-route --agent {addr} --shards 1 --module 1..3/1 --sockets 3"));
+    check(&format!(
+        "udp-get-route --agent {addr} --shards 1 --module 1/1 --module 1/2 --module 1/3 --sockets 3"
+    ));
     check(&format!("udp-get-route --agent {addr} --shards 1 --sockets 1 --in-flight 4"));
     let reported = check(&format!("udp-get-host --agent {addr} --shards 1 --sockets 4 --report"));
     assert_eq!(reported.counts.reports, reported.counts.replies);
@@ -181,12 +156,10 @@ fn an_agent_is_asked_for_hosts_and_routes_and_told_of_calls() {
 
 #[test]
 fn routes_are_queried_over_tcp() {
-    let database = Database::new();
-    database.add(50, 3);
-    let dns = database.dns();
+    let (_site, dns) = dns(1_000, 3);
     let addr = dns.local_addr();
     for flags in ["--connections 10", "--connections 3 --in-flight 20"] {
-        check(&format!("dns-query --dns {addr} --module 1..50/1 {flags}"));
+        check(&format!("dns-query --dns {addr} --module 1..10/1 {flags}"));
     }
     let unknown = load(&format!("dns-query --dns {addr} --module 99/1 --seconds 0.05 --warmup 0"));
     assert_eq!(unknown.counts.refusals, unknown.counts.replies);
@@ -195,10 +168,8 @@ fn routes_are_queried_over_tcp() {
 
 #[test]
 fn every_subscriber_has_every_change() {
-    let database = Database::new();
-    database.add(1, 2);
-    let dns = database.dns();
-    let (addr, url) = (dns.local_addr(), &database.url);
+    let (site, dns) = dns(1, 2);
+    let (addr, url) = (dns.local_addr(), site.url());
     let measurement =
         load(&format!("dns-subscribe --dns {addr} --store {url} --connections 200 --changes 2"));
     assert_eq!((measurement.completed, measurement.counts.lost), (400, 0), "{measurement:?}");
@@ -227,7 +198,7 @@ fn report_to(url: &str) {
 
 #[test]
 fn statistics_are_taken_and_stored_in_sqlite() {
-    report_to(&Database::new().url);
+    report_to(Site::new().expect("a database").url());
 }
 
 #[test]

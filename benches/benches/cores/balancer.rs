@@ -3,16 +3,16 @@
 
 use std::{hint::black_box, sync::Arc, time::Duration};
 
-use criterion::{Criterion, Throughput};
+use criterion::Criterion;
 use fastrand::Rng;
 use lars_agent::core::{
     balancer::{Balancer, Effects, Outcome, Pick},
-    table::{Answer, Table, TableConfig},
     time::Moment,
 };
+use lars_benches::scale::cores;
 use lars_proto::{Endpoint, HostAddr, ModuleId};
 
-use super::{hosts, module};
+use super::{group, hosts, module};
 
 /// Between two lookups: a busy module.
 const STEP: Duration = Duration::from_micros(10);
@@ -61,13 +61,11 @@ fn a_tenth_fails(host: HostAddr) -> Outcome {
 }
 
 pub(super) fn picks(c: &mut Criterion) {
-    let mut group = c.benchmark_group("balancer/pick");
-    group.throughput(Throughput::Elements(1));
+    let mut group = group(c, "balancer/pick", 1_u64);
     for hosts in HOSTS {
         let mut module = Module::new(hosts);
         group.bench_function(format!("{hosts} hosts"), |b| b.iter(|| black_box(module.pick())));
     }
-    group.finish();
 }
 
 pub(super) fn calls(c: &mut Criterion) {
@@ -76,66 +74,32 @@ pub(super) fn calls(c: &mut Criterion) {
 }
 
 fn calls_that(c: &mut Criterion, name: &str, outcome: fn(HostAddr) -> Outcome) {
-    let mut group = c.benchmark_group(name);
-    group.throughput(Throughput::Elements(1));
+    let mut group = group(c, name, 1_u64);
     for hosts in HOSTS {
         let mut module = Module::new(hosts);
         // By now every host that fails has been ejected.
         (0..200 * hosts).for_each(|_| _ = module.call(outcome));
         group.bench_function(format!("{hosts} hosts"), |b| b.iter(|| black_box(module.call(outcome))));
     }
-    group.finish();
 }
 
-const HOSTS_PER_MODULE: u32 = 3;
+const HOSTS_PER_MODULE: usize = 3;
 
-/// An agent's shard whose modules are asked for in no order.
-struct Shard {
-    table: Table,
-    now: Moment,
-    order: Vec<ModuleId>,
-}
-
-impl Shard {
-    fn new(modules: u32) -> Self {
-        let mut table = Table::new(TableConfig::default());
-        for module in (0..modules).map(module) {
-            table.get_host(module, Moment::ORIGIN);
-            table.route_update(module, &route(HOSTS_PER_MODULE), Moment::ORIGIN);
-            while table.poll_interest().is_some() {}
-        }
-        let mut rng = Rng::with_seed(3);
-        let order = (0..1 << 20).map(|_| module(rng.u32(..modules))).collect();
-        Self { table, now: Moment::ORIGIN, order }
-    }
-
-    /// What a lookup and a report are to a shard, without the datagrams.
-    fn call(&mut self, turn: usize) -> Answer {
-        let module = self.order[turn % self.order.len()];
-        self.now = self.now + STEP;
-        let answer = self.table.get_host(module, self.now);
-        if let Answer::Host(host) = answer {
-            self.table.report(module, host, Outcome::Success, self.now);
-        }
-        while let Some(interest) = self.table.poll_interest() {
-            black_box(interest);
-        }
-        answer
-    }
-}
-
+/// An agent's shard whose modules are asked for in no order: what a lookup and a report are to it, without datagrams.
 pub(super) fn tables(c: &mut Criterion) {
-    let mut group = c.benchmark_group("table/get_host+report");
-    group.throughput(Throughput::Elements(1));
+    let mut group = group(c, "table/get_host+report", 1_u64);
     for modules in [1, 10_000, 1_000_000] {
-        let (mut shard, mut turn) = (None, 0);
+        let mut site = None;
         group.bench_function(format!("{modules} module(s)"), |b| {
-            let shard = shard.get_or_insert_with(|| Shard::new(modules));
+            let (table, order, turn) = site.get_or_insert_with(|| {
+                let mut rng = Rng::with_seed(3);
+                let order: Vec<ModuleId> = (0..1 << 20).map(|_| module(rng.u32(..modules))).collect();
+                (cores::table(modules as usize, HOSTS_PER_MODULE), order, 0)
+            });
             b.iter(|| {
-                turn += 1;
-                shard.call(turn)
+                *turn += 1;
+                cores::call(table, order[*turn % order.len()], Moment::ORIGIN + STEP * *turn as u32)
             });
         });
     }
-    group.finish();
 }

@@ -13,23 +13,20 @@ use lars_proto::{
     route::{self, RouteReply},
 };
 
-use super::{host, hosts, module};
+use super::{group, host, hosts, module};
 
 pub(super) fn questions(c: &mut Criterion) {
-    let mut group = c.benchmark_group("client/encode");
-    group.throughput(Throughput::Elements(1));
+    let mut group = group(c, "client/encode", 1_u64);
     let question = HostQuestion { seq: 123_456, module: module(1) };
     group.bench_function("get_host", |b| b.iter(|| black_box(&question).to_datagram(175)));
     let question = RouteQuestion { module: module(1) };
     group.bench_function("get_route", |b| b.iter(|| black_box(&question).to_datagram(175)));
     let called = Host::new(module(1), host(7));
     group.bench_function("report", |b| b.iter(|| report_datagram(black_box(&called), Outcome::Failure(1))));
-    group.finish();
 }
 
 pub(super) fn answers(c: &mut Criterion) {
-    let mut group = c.benchmark_group("client/decode");
-    group.throughput(Throughput::Elements(1));
+    let mut group = group(c, "client/decode", 1_u64);
     let question = HostQuestion { seq: 123_456, module: module(1) };
     let response = GetHostResponse {
         seq: question.seq,
@@ -53,5 +50,4 @@ pub(super) fn answers(c: &mut Criterion) {
             b.iter(|| question.answer_in(black_box(&datagram)));
         });
     }
-    group.finish();
 }

@@ -15,7 +15,7 @@ use lars_proto::{
 };
 use prost::{DecodeError, Message};
 
-use super::{hosts, module};
+use super::{group, hosts, module};
 
 /// Different messages of a kind, taken in turns: a branch that depends on them cannot be learned.
 const VARIANTS: usize = 256;
@@ -79,8 +79,7 @@ pub(super) fn frames(c: &mut Criterion) {
     let datagrams: Vec<_> = requests.iter().map(|r| framed(MessageId::GetHostRequest, r)).collect();
     let stream = datagrams.concat();
 
-    let mut group = c.benchmark_group("frame");
-    group.throughput(Throughput::Elements(VARIANTS as u64));
+    let mut group = group(c, "frame", VARIANTS as u64);
     group.bench_function("next/256 frames of one read", |b| {
         b.iter(|| {
             let (mut rest, mut frames) = (black_box(&stream[..]), 0);
@@ -103,7 +102,6 @@ pub(super) fn frames(c: &mut Criterion) {
             frame::encode(MessageId::GetHostRequest, black_box(next.next().expect("endless")), &mut out)
         });
     });
-    group.finish();
 }
 
 /// One kind of message, into bytes and back, as prost does it.
@@ -134,7 +132,6 @@ fn into_and_back<M: Message>(
     });
     let mut next = bodies.iter().cycle();
     group.bench_function("decode", |b| b.iter(|| decode(black_box(next.next().expect("endless")))));
-    group.finish();
 }
 
 pub(super) fn messages(c: &mut Criterion) {
@@ -176,5 +173,4 @@ pub(super) fn routes(c: &mut Criterion) {
             });
         });
     }
-    group.finish();
 }

@@ -2,9 +2,12 @@
 //!
 //! Random input is drawn from fixed seeds, so that every run has the same.
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::time::Duration;
 
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::{
+    BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime,
+};
+use lars_benches::scale::fleet;
 use lars_proto::{HostAddr, ModuleId};
 
 mod balancer;
@@ -16,18 +19,23 @@ mod reporter;
 mod routes;
 mod subscriptions;
 
-/// The `n`th host of a site: addresses from 10.0.0.1 up.
 fn host(n: u32) -> HostAddr {
-    HostAddr::v4(Ipv4Addr::from_bits(0x0a00_0001 + n), 8080)
+    fleet::host(n as usize)
 }
 
 fn hosts(count: u32) -> Vec<HostAddr> {
-    (0..count).map(host).collect()
+    fleet::hosts(count as usize)
 }
 
-/// The `n`th module of a site: products with 100 services each, in the order of SQL.
 fn module(n: u32) -> ModuleId {
-    ModuleId::new(1 + (n / 100) as i32, 1 + (n % 100) as i32)
+    fleet::module(n as usize)
+}
+
+/// A group whose benches do so many things at a time.
+fn group<'a>(c: &'a mut Criterion, name: &str, elements: impl Into<u64>) -> BenchmarkGroup<'a, WallTime> {
+    let mut group = c.benchmark_group(name);
+    group.throughput(Throughput::Elements(elements.into()));
+    group
 }
 
 /// Shorter than criterion's own, because there are many; the slow ones choose fewer samples.

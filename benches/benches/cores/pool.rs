@@ -2,8 +2,10 @@
 
 use std::hint::black_box;
 
-use criterion::{Criterion, Throughput};
+use criterion::Criterion;
 use lars_runtime::Pool;
+
+use super::group;
 
 const POOL_BYTES_MAX: usize = 64 << 20;
 
@@ -24,14 +26,12 @@ pub(super) fn take(c: &mut Criterion) {
             b.iter(|| Vec::<u8>::with_capacity(black_box(len)));
         });
     }
-    group.finish();
 }
 
 /// Replies are gathered in a buffer, which is dropped when it is written.
 pub(super) fn append(c: &mut Criterion) {
     let pool = Pool::new(POOL_BYTES_MAX);
-    let mut group = c.benchmark_group("buffer/take+append+drop, 32 times 40 bytes");
-    group.throughput(Throughput::Elements(MESSAGES as u64));
+    let mut group = group(c, "buffer/take+append+drop, 32 times 40 bytes", MESSAGES as u64);
     group.bench_function("pool", |b| {
         b.iter(|| {
             let mut buffer = pool.take(4 << 10).expect("there is room");
@@ -46,5 +46,4 @@ pub(super) fn append(c: &mut Criterion) {
             buffer
         });
     });
-    group.finish();
 }

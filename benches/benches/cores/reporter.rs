@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use criterion::{BatchSize, Criterion, Throughput};
+use criterion::{BatchSize, Criterion};
 use lars_proto::{
     CallStatus, CallStatusKey,
     messages::{HostCallResult, ReportStatusRequest},
@@ -16,7 +16,7 @@ use lars_reporter::core::{
     ingest,
 };
 
-use super::{host, module};
+use super::{group, host, module};
 
 const ROWS: u32 = 10_000;
 const HOSTS_PER_MODULE: u32 = 10;
@@ -81,16 +81,13 @@ pub(super) fn rows(c: &mut Criterion) {
         results: (0..HOSTS_PER_MODULE).map(result).collect(),
         ts: NOW as u32,
     };
-    let mut group = c.benchmark_group("reporter/ingest::rows");
-    group.throughput(Throughput::Elements(HOSTS_PER_MODULE.into()));
+    let mut group = group(c, "reporter/ingest::rows", HOSTS_PER_MODULE);
     group.bench_function("10 hosts", |b| b.iter(|| ingest::rows(black_box(&message), NOW)));
-    group.finish();
 }
 
 pub(super) fn coalesce(c: &mut Criterion) {
     let now = Instant::now();
-    let mut group = c.benchmark_group("reporter/coalesce 10000 rows");
-    group.throughput(Throughput::Elements(ROWS.into()));
+    let mut group = group(c, "reporter/coalesce 10000 rows", ROWS);
     let rows = rows_at(NOW);
     group.bench_function("new keys", |b| {
         let add = |coalescer: &mut Coalescer| add_all(coalescer, &rows, now);
@@ -107,5 +104,4 @@ pub(super) fn coalesce(c: &mut Criterion) {
             write_all(&mut coalescer, now);
         });
     });
-    group.finish();
 }

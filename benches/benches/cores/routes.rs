@@ -10,7 +10,7 @@ use lars_dns::core::{
 };
 use lars_proto::{HostAddr, ModuleId};
 
-use super::{hosts, module};
+use super::{group, hosts, module};
 
 const MODULES: u32 = 100_000;
 const HOSTS_PER_MODULE: u32 = 10;
@@ -41,8 +41,8 @@ fn changes(count: u32) -> BTreeMap<ModuleId, Vec<HostAddr>> {
 }
 
 pub(super) fn build(c: &mut Criterion) {
-    let mut group = c.benchmark_group("snapshot/build");
-    group.throughput(Throughput::Elements(HOSTS)).sample_size(20);
+    let mut group = group(c, "snapshot/build", HOSTS);
+    group.sample_size(20);
     let mut input = None;
     group.bench_function("1000000 hosts in 100000 modules", |b| {
         let (rows, previous) = input.get_or_insert_with(|| {
@@ -52,13 +52,12 @@ pub(super) fn build(c: &mut Criterion) {
         });
         b.iter_with_large_drop(|| built(black_box(rows), previous));
     });
-    group.finish();
 }
 
 /// A full load against what is known.
 pub(super) fn compare(c: &mut Criterion) {
-    let mut group = c.benchmark_group("snapshot/diff of 1000000 hosts");
-    group.throughput(Throughput::Elements(HOSTS)).sample_size(20);
+    let mut group = group(c, "snapshot/diff of 1000000 hosts", HOSTS);
+    group.sample_size(20);
     for count in [0, 100] {
         let mut input = None;
         group.bench_function(format!("{count} changes"), |b| {
@@ -72,7 +71,6 @@ pub(super) fn compare(c: &mut Criterion) {
             b.iter(|| black_box(&*old).diff(black_box(new)));
         });
     }
-    group.finish();
 }
 
 /// The snapshot that follows from what a poll has read.
@@ -87,7 +85,6 @@ pub(super) fn change(c: &mut Criterion) {
             b.iter_batched(|| changes.clone(), |changes| snapshot.apply(changes), BatchSize::SmallInput);
         });
     }
-    group.finish();
 }
 
 /// A changed module made ready for its subscribers.
@@ -100,5 +97,4 @@ pub(super) fn encode(c: &mut Criterion) {
             b.iter(|| Push::encode(module(1), black_box(&hosts), &mut scratch));
         });
     }
-    group.finish();
 }

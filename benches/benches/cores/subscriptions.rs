@@ -2,10 +2,10 @@
 
 use std::hint::black_box;
 
-use criterion::{Criterion, Throughput};
+use criterion::Criterion;
 use lars_dns::core::subscriptions::Subscriptions;
 
-use super::module;
+use super::{group, module};
 
 const SUBSCRIPTIONS: u32 = 10_000;
 
@@ -36,8 +36,7 @@ fn publish_all(subscriptions: &mut Subscriptions<Connection>, modules: u32, read
 }
 
 pub(super) fn publish(c: &mut Criterion) {
-    let mut group = c.benchmark_group("subscriptions/publish");
-    group.throughput(Throughput::Elements(SUBSCRIPTIONS.into()));
+    let mut group = group(c, "subscriptions/publish", SUBSCRIPTIONS);
     let all = SUBSCRIPTIONS;
     let cases = [
         ("1 module to 10000 subscribers", 1, subscribed(1, all)),
@@ -50,5 +49,4 @@ pub(super) fn publish(c: &mut Criterion) {
             b.iter(|| publish_all(&mut subscriptions, modules, &mut ready));
         });
     }
-    group.finish();
 }

@@ -52,7 +52,6 @@ fn thread_time() -> Duration {
 
 /// Processor time that the threads of a process have taken so far; `None` if there is no such process, or the kernel
 /// does not keep it.
-#[must_use]
 pub fn process_time(pid: u32) -> Option<Duration> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
     let nanos = tasks.flatten().map(|task| {
@@ -63,7 +62,6 @@ pub fn process_time(pid: u32) -> Option<Duration> {
 }
 
 /// Bytes of a process in memory; `None` if there is no such process.
-#[must_use]
 pub fn resident(pid: u32) -> Option<f64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;

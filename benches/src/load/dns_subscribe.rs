@@ -79,9 +79,6 @@ impl Load for DnsSubscribeLoad {
 }
 
 /// As many connections as the hard limit on open files allows.
-///
-/// # Errors
-/// If the kernel refuses.
 pub fn allow_open_files() -> io::Result<()> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     Ok(setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?)

@@ -52,7 +52,6 @@ fn by_pattern(effort: &Effort, modules: usize, mut op: impl FnMut(ModuleId)) -> 
 }
 
 /// A table as an agent's shard has it when all routes have come.
-#[must_use]
 pub fn table(modules: usize, hosts_per_module: usize) -> Table {
     let mut table = Table::new(TableConfig { modules_max: usize::MAX, ..TableConfig::default() });
     let route: Vec<Endpoint> = fleet::hosts(hosts_per_module).into_iter().map(Endpoint::from).collect();
@@ -65,7 +64,6 @@ pub fn table(modules: usize, hosts_per_module: usize) -> Table {
 }
 
 /// The routes as lars-dns has them.
-#[must_use]
 pub fn snapshot(modules: usize, hosts_per_module: usize) -> Snapshot {
     let hosts = fleet::hosts(hosts_per_module);
     let mut builder = SnapshotBuilder::default();
@@ -193,7 +191,6 @@ fn reporter_by_modules(effort: &Effort) -> Result<Curve, ScaleError> {
 }
 
 /// A coalescer that holds a row for each of so many modules.
-#[must_use]
 pub fn holding(keys: usize) -> Coalescer {
     let limits =
         Limits { flush_interval: Duration::from_millis(200), flush_rows: 500, pending_keys_max: usize::MAX };
@@ -262,7 +259,6 @@ pub fn publish_by_subscribers(effort: &Effort) -> Result<Curve, ScaleError> {
 }
 
 /// So many connections, each subscribed to the first `modules`.
-#[must_use]
 pub fn subscriptions(connections: usize, modules: usize) -> Subscriptions<usize> {
     let mut subscriptions = Subscriptions::default();
     for connection in 0..connections {

@@ -19,7 +19,6 @@ pub enum Unit {
 
 impl Unit {
     /// The number in the largest unit in which it is not below 1, with up to three digits.
-    #[must_use]
     pub fn show(self, value: f64) -> String {
         let steps: &[(f64, &str)] = match self {
             Self::Count => &[(1e9, " G"), (1e6, " M"), (1e3, " k"), (1.0, "")],
@@ -74,7 +73,6 @@ pub struct Series {
 }
 
 impl Series {
-    #[must_use]
     pub fn new(label: &str) -> Self {
         Self { label: label.to_owned(), points: Vec::new() }
     }
@@ -83,7 +81,6 @@ impl Series {
     ///
     /// # Panics
     /// If there is none.
-    #[must_use]
     pub fn last(&self) -> Point {
         *self.points.last().expect("something was measured")
     }
@@ -108,7 +105,6 @@ pub struct Curve {
 
 impl Curve {
     /// With axes of a label and a unit each.
-    #[must_use]
     pub fn new(
         name: &str,
         title: &str,
@@ -125,13 +121,11 @@ impl Curve {
     ///
     /// # Panics
     /// If there is none.
-    #[must_use]
     pub fn last(&self) -> Point {
         self.series[0].last()
     }
 
     /// One row per point, in the units of [`Unit`].
-    #[must_use]
     pub fn csv(&self) -> String {
         let mut csv = format!("series,{},lowest,median,highest\n", quoted(&self.x.label));
         for series in &self.series {
@@ -177,7 +171,6 @@ pub struct Figure {
 }
 
 impl Figure {
-    #[must_use]
     pub fn new(name: &str, unit: Unit, value: f64, how: &str) -> Self {
         Self { name: name.to_owned(), unit, value, how: how.to_owned() }
     }

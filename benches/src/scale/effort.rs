@@ -27,19 +27,16 @@ pub struct Effort {
 
 impl Effort {
     /// What the committed curves are measured with.
-    #[must_use]
     pub fn thorough(repetitions: usize) -> Self {
         Self { repetitions, length: Duration::from_millis(20), quick: false }
     }
 
     /// A tenth of the sizes, and few repetitions of them.
-    #[must_use]
     pub fn quick() -> Self {
         Self { repetitions: 3, length: Duration::from_millis(2), quick: true }
     }
 
     /// The sizes to measure: all, or those below the largest ones.
-    #[must_use]
     pub fn sizes<'a>(&self, sizes: &'a [usize]) -> &'a [usize] {
         if self.quick { &sizes[..sizes.len().div_ceil(2)] } else { sizes }
     }

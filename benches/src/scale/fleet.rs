@@ -15,21 +15,18 @@ const CMDIDS: usize = 100;
 const EDITED_AT_ONCE: usize = 10_000;
 
 /// The module number `n`, in the order of SQL.
-#[must_use]
 pub fn module(n: usize) -> ModuleId {
     let id = |n: usize| i32::try_from(n).expect("no fleet has 2³¹ modules");
     ModuleId::new(id(1 + n / CMDIDS), id(1 + n % CMDIDS))
 }
 
 /// The host number `n`, as machines of a data centre have them: from 10.0.0.1 up.
-#[must_use]
 pub fn host(n: usize) -> HostAddr {
     let offset = u32::try_from(n & 0x00ff_ffff).expect("24 bits");
     HostAddr::v4(Ipv4Addr::from_bits(0x0a00_0001 + offset), 8_080)
 }
 
 /// So many hosts.
-#[must_use]
 pub fn hosts(count: usize) -> Vec<HostAddr> {
     (0..count).map(host).collect()
 }
@@ -45,9 +42,6 @@ pub struct Site {
 
 impl Site {
     /// One without routes.
-    ///
-    /// # Errors
-    /// If it cannot be created.
     pub fn new() -> Result<Self, ScaleError> {
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("lars.db");
@@ -57,9 +51,6 @@ impl Site {
     }
 
     /// Adds modules with so many hosts each until there are so many.
-    ///
-    /// # Errors
-    /// If the database refuses.
     pub fn grow(&mut self, modules: usize, hosts_per_module: usize) -> Result<(), ScaleError> {
         let hosts = hosts(hosts_per_module);
         while self.modules < modules {
@@ -72,7 +63,6 @@ impl Site {
     }
 
     /// Where it is, for a command line.
-    #[must_use]
     pub fn url(&self) -> &str {
         &self.url
     }
@@ -81,7 +71,6 @@ impl Site {
     ///
     /// # Panics
     /// Never: it was opened.
-    #[must_use]
     pub fn store_url(&self) -> StoreUrl {
         self.url.parse().expect("it was opened")
     }

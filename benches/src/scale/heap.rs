@@ -21,9 +21,6 @@ const CONNECTIONS: usize = 1_000;
 const SUBSCRIPTIONS_EACH: usize = 100;
 
 /// Runs the program that counts.
-///
-/// # Errors
-/// If it is not beside this one, or fails.
 pub fn measure() -> Result<Report, ScaleError> {
     let output = Command::new(beside("lars-bench-heap")?).output()?;
     if !output.status.success() {
@@ -34,7 +31,6 @@ pub fn measure() -> Result<Report, ScaleError> {
 }
 
 /// Everything; `used` says how many bytes are allocated.
-#[must_use]
 pub fn count(used: impl Fn() -> usize) -> Report {
     let (mut agent, mut dns) = (Series::new("agent"), Series::new("lars-dns"));
     for hosts in HOSTS {

@@ -42,14 +42,12 @@ impl Report {
     }
 
     /// The two together.
-    #[must_use]
     pub fn and(mut self, more: Self) -> Self {
         self.update(more);
         self
     }
 
     /// The value of a figure.
-    #[must_use]
     pub fn figure(&self, name: &str) -> Option<f64> {
         self.figures.iter().find(|figure| figure.name == name).map(|figure| figure.value)
     }

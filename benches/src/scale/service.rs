@@ -21,9 +21,6 @@ pub(super) struct Service {
 
 impl Service {
     /// Starts `name`, which lies beside this program, on one processor, and waits until it says where it listens.
-    ///
-    /// # Errors
-    /// If it is not there, or ends instead.
     pub(super) fn start(name: &'static str, flags: &[&str], cpu: usize) -> Result<Self, ScaleError> {
         let mut command = Command::new(beside(name)?);
         command.args(flags).args(["--log-format", "json"]).stdin(Stdio::null()).stderr(Stdio::piped());
@@ -52,23 +49,16 @@ impl Service {
         self.addr
     }
 
-    #[must_use]
     pub(super) fn id(&self) -> u32 {
         self.process.id()
     }
 
     /// Bytes of the process in memory.
-    ///
-    /// # Errors
-    /// If it has ended.
     pub(super) fn resident(&self) -> io::Result<f64> {
         load::resident(self.id()).ok_or_else(|| io::Error::other("the service has ended"))
     }
 
     /// Processor time of all its threads so far.
-    ///
-    /// # Errors
-    /// If it has ended.
     pub(super) fn processor_time(&self) -> io::Result<Duration> {
         load::process_time(self.id()).ok_or_else(|| io::Error::other("the service has ended"))
     }

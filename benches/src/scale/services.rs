@@ -66,9 +66,6 @@ fn start_agent(dns: &Service) -> Result<Service, ScaleError> {
 }
 
 /// The push of one change by a whole lars-dns, against the number of subscribers; and what these weigh.
-///
-/// # Errors
-/// If lars-dns cannot be started, or fails.
 pub fn fan_out(effort: &Effort) -> Result<Report, ScaleError> {
     let (site, module) = (Site::new()?, fleet::module(0));
     let dns = start_dns(&site, &["--store-poll-interval-ms", "20"])?;
@@ -120,9 +117,6 @@ fn settle() {
 }
 
 /// Memory of whole services, and lookups in an agent, against the number of modules.
-///
-/// # Errors
-/// If a service cannot be started, or fails.
 pub fn by_size(effort: &Effort) -> Result<Report, ScaleError> {
     let mut site = Site::new()?;
     let mut figures = idle(effort, &site)?;
@@ -247,9 +241,6 @@ fn cost_of_each(effort: &Effort, service: &Service, load: &(impl Load + Sync)) -
 }
 
 /// Route queries to a whole lars-dns, against the number of connections.
-///
-/// # Errors
-/// If lars-dns cannot be started, or fails.
 pub fn queries(effort: &Effort) -> Result<Report, ScaleError> {
     let mut site = Site::new()?;
     site.grow(MODULES_QUERIED, HOSTS_PER_MODULE)?;

@@ -6,9 +6,6 @@ use lars_service::Shutdown;
 use lars_testkit::MariaDb;
 
 /// Serves until the process is ended, and leaves nothing behind.
-///
-/// # Errors
-/// If it cannot say where.
 pub fn serve() -> Result<(), Box<dyn Error>> {
     let shutdown = Shutdown::on_signals()?;
     let server = MariaDb::start();

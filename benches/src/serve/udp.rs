@@ -27,9 +27,6 @@ pub enum UdpKind {
 }
 
 /// Echoes until the process is ended.
-///
-/// # Errors
-/// If the socket fails.
 pub fn echo(kind: UdpKind, listen: SocketAddrV4) -> io::Result<()> {
     let socket = UdpSocket::bind(listen)?;
     announce(socket.local_addr()?)?;
