@@ -57,6 +57,13 @@ pub(crate) struct HostTally {
     pub(crate) failed: u64,
 }
 
+impl HostTally {
+    pub(crate) fn count(&mut self, failed: bool) {
+        self.calls += 1;
+        self.failed += u64::from(failed);
+    }
+}
+
 impl Tally {
     /// Every host of the route is listed, called or not.
     pub(crate) fn of(hosts: &[HostAddr]) -> Self {
@@ -64,9 +71,7 @@ impl Tally {
     }
 
     pub(crate) fn count_call(&mut self, host: HostAddr, failed: bool) {
-        let tally = self.hosts.entry(host).or_default();
-        tally.calls += 1;
-        tally.failed += u64::from(failed);
+        self.hosts.entry(host).or_default().count(failed);
     }
 
     pub(crate) fn count_failure(&mut self, error: &GetHostError) {

@@ -52,6 +52,11 @@ impl<T: ToString> From<T> for Cell {
     }
 }
 
+/// A share as a number of percent, or a dash where there is nothing to share.
+pub(crate) fn percent(part: u64, whole: u64) -> String {
+    if whole == 0 { "-".to_owned() } else { format!("{:.1}", 100.0 * part as f64 / whole as f64) }
+}
+
 /// Writes a table. `rows` is asked twice, for the widths and for the cells, so that a table of a million
 /// rows is never held as text.
 pub(crate) fn write<const N: usize, R>(

@@ -5,7 +5,7 @@ mod completions;
 mod route;
 pub(crate) mod service;
 mod simulate;
-mod status;
+pub(crate) mod status;
 mod up;
 
 use crate::{cli::ToolCommand, demo, exit::Failure, out::Out};

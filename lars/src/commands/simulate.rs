@@ -18,7 +18,7 @@ use crate::{
     out::Out,
     simulation::{Dice, HostTally, StateChange, StateWatch, Tally},
     store_location::StoreLocation,
-    table::{self, Cell, left, right},
+    table::{self, Cell, left, percent, right},
 };
 
 /// Between two looks at the stored rows.
@@ -207,10 +207,6 @@ fn write_spread(tally: &Tally, rows: &StoredRows, since: u64, out: &mut Out<'_>)
             ]
         })
     })
-}
-
-fn percent(part: u64, whole: u64) -> String {
-    if whole == 0 { "-".to_owned() } else { format!("{:.1}", 100.0 * part as f64 / whole as f64) }
 }
 
 fn write_changes(changes: &[StateChange], out: &mut Out<'_>) -> io::Result<()> {

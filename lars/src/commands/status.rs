@@ -13,7 +13,7 @@ use crate::{
     exit::Failure,
     out::{Ink, Out, Paint},
     store_location::StoreLocation,
-    table::{self, Cell, left, right},
+    table::{self, Cell, left, percent, right},
 };
 
 pub(crate) fn run(args: &StatusArgs, out: &mut Out<'_>) -> Result<(), Failure> {
@@ -93,7 +93,7 @@ fn cells(row: &CallStatus, now: u64) -> [Cell; 9] {
         row.key.caller.into(),
         row.succ.into(),
         row.err.into(),
-        failed_percent(row).into(),
+        percent(row.err.into(), u64::from(row.succ) + u64::from(row.err)).into(),
         state(row.overload),
         age(now.saturating_sub(row.ts)).into(),
     ]
@@ -102,11 +102,6 @@ fn cells(row: &CallStatus, now: u64) -> [Cell; 9] {
 /// The state of a host, as it is called everywhere.
 pub(crate) fn state(overload: bool) -> Cell {
     if overload { Cell::inked(Ink::Red, "overloaded") } else { Cell::inked(Ink::Green, "idle") }
-}
-
-fn failed_percent(row: &CallStatus) -> String {
-    let calls = u64::from(row.succ) + u64::from(row.err);
-    if calls == 0 { "-".to_owned() } else { format!("{:.1}", 100.0 * f64::from(row.err) / calls as f64) }
 }
 
 /// How long ago, in the largest unit of which it is at least two.

@@ -6,10 +6,10 @@ use lars_service::Shutdown;
 use lars_store::{RouteEdit, Store};
 
 use super::{
-    CALLERS, PROBE_NUM,
+    CALLERS, RULES,
     callers::{Callers, Facts, Span},
-    expectations::{self, Marks},
-    hosts::{FLAKY_FAILED_PERCENT, Hosts, MODULE, Role},
+    expectations,
+    hosts::{FLAKY_FAILED_OF_TEN, Hosts, MODULE, Role},
     view::View,
 };
 use crate::{exit::Failure, out::Out};
@@ -32,10 +32,24 @@ pub(crate) fn welcome() -> String {
          Here is all of it in one process, over an SQLite file in a temporary folder:\n\
          lars-dns serves routes, lars-agent picks hosts, lars-reporter stores how calls\n\
          went. {CALLERS} callers ask the agent for a host, call it over TCP, and report.\n\n\
-         1. Five hosts serve module {MODULE}. A, B and C are healthy, D fails {} calls of 10,\n   \
-         E is dead and refuses connections. At first all of them get calls.",
-        FLAKY_FAILED_PERCENT / 10,
+         1. Five hosts serve module {MODULE}. A, B and C are healthy, D fails {FLAKY_FAILED_OF_TEN} calls of 10,\n   \
+         E is dead and refuses connections. At first all of them get calls."
     )
+}
+
+/// What is played, in this order. Each act ends when what it shows has been seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Act {
+    /// The agent ejects both failing hosts.
+    Ejection,
+    /// Nothing changes while they are out.
+    Out,
+    /// The flaky host is repaired, and comes back.
+    Recovery,
+    /// The route is edited, and the new host gets calls.
+    Edit,
+    /// Nothing changes after that.
+    End,
 }
 
 /// Everything that moves while the demo plays.
@@ -54,78 +68,70 @@ pub(crate) struct Stage<'a, 'o> {
 }
 
 impl Stage<'_, '_> {
-    /// Plays to the end, and says when what happened. What did not happen in time ends it, and leaves its mark out.
-    pub(crate) fn play(mut self) -> Result<(Facts, Marks), Failure> {
-        let mut marks = Marks::default();
-        self.acts(&mut marks)?;
+    /// Plays to the end, and says what was seen. An act that does not end in time is the last.
+    pub(crate) fn play(mut self) -> Result<Facts, Failure> {
+        for act in [Act::Ejection, Act::Out, Act::Recovery, Act::Edit, Act::End] {
+            self.begin(act)?;
+            let (watch, joining) = (self.watch, self.hosts.cast.host(Role::Joining));
+            // Where nothing happens, for as long as there is to watch.
+            let is_watched = |span: Span, facts: &Facts| {
+                span.len() >= watch && facts.calls_in(span).count() >= WATCHED_CALLS_MIN
+            };
+            let is_over = |span: Span, facts: &Facts| {
+                let is_out = |role| facts.stored_overload(facts.cast.host(role));
+                match act {
+                    Act::Ejection => [Role::Flaky, Role::Dead].map(is_out) == [Some(true); 2],
+                    Act::Out => is_watched(span, facts),
+                    Act::Recovery => is_out(Role::Flaky) == Some(false),
+                    Act::Edit => facts.count_in(span, joining) >= ARRIVED_CALLS,
+                    Act::End => is_watched(span, facts) && only_the_dead_host_is_out(facts),
+                }
+            };
+            let Some(span) = self.until(is_over)? else { break };
+            self.facts.acts.push(span);
+        }
         self.view.erase(self.out)?;
         self.callers.stop();
         self.callers.events().for_each(|event| self.facts.add(event));
-        Ok((self.facts, marks))
+        Ok(self.facts)
     }
 
-    fn acts(&mut self, marks: &mut Marks) -> Result<(), Failure> {
-        let is_out = |facts: &Facts, role| facts.stored_overload(facts.cast.host(role)) == Some(true);
-        let ejected = |_, facts: &Facts| is_out(facts, Role::Flaky) && is_out(facts, Role::Dead);
-        let Some(act) = self.until(ACT_TIME_MAX, ejected)? else { return Ok(()) };
-        marks.ejected = Some(act.to);
-        self.say(&format!(
-            "\n2. D and E failed so often that the agent ejected them. They are overloaded and\n   \
-             get only probes, one lookup in {}, to see whether they recover.",
-            PROBE_NUM + 1
-        ))?;
-
-        marks.ejected_watch = self.watch_until(|_| true)?;
-        let Some(watched) = marks.ejected_watch else { return Ok(()) };
-        marks.repaired = Some(watched.to);
-        self.hosts.repair();
-        self.say("\n3. D is repaired. Its probes succeed from now on, and the agent takes it back.")?;
-
-        let recovered = |_, facts: &Facts| facts.stored_overload(facts.cast.host(Role::Flaky)) == Some(false);
-        let Some(act) = self.until(ACT_TIME_MAX, recovered)? else { return Ok(()) };
-        (marks.recovered, marks.edited) = (Some(act.to), Some(act.to));
-        let host = |role| self.hosts.cast.host(role);
-        let edits =
-            [RouteEdit::Remove(MODULE, host(Role::Leaving)), RouteEdit::Add(MODULE, host(Role::Joining))];
-        self.store.edit(&edits)?;
-        self.say(
-            "\n4. D is back. Now the route is edited in SQL: C leaves, F joins. lars-dns looks\n   \
-             for changes every second and pushes this one to the agent.",
-        )?;
-
-        let arrived =
-            |act, facts: &Facts| facts.count_in(act, facts.cast.host(Role::Joining)) >= ARRIVED_CALLS;
-        let Some(act) = self.until(ACT_TIME_MAX, arrived)? else { return Ok(()) };
-        marks.arrived = Some(act.to);
-        let took = expectations::arrival(&self.facts).map_or(act.len(), |call| call.picked - act.from);
-        self.say(&format!(
-            "\n5. Callers got F {} ms after the edit began, and C no more.\n   \
-             A, B, D and F share the calls, E is still probed.",
-            took.as_millis()
-        ))?;
-
-        marks.final_watch = self.watch_until(only_the_dead_host_is_out)?;
-        Ok(())
+    /// Makes the act happen, and says so.
+    fn begin(&mut self, act: Act) -> Result<(), Failure> {
+        match act {
+            Act::Ejection => Ok(()),
+            Act::Out => self.say(&format!(
+                "\n2. D and E failed so often that the agent ejected them. They are overloaded and\n   \
+                 get only probes, one lookup in {}, to see whether they recover.",
+                RULES.probe_num + 1
+            )),
+            Act::Recovery => {
+                self.hosts.repair();
+                self.say("\n3. D is repaired. Its probes succeed from now on, and the agent takes it back.")
+            }
+            Act::Edit => {
+                let host = |role| self.hosts.cast.host(role);
+                let leaves = RouteEdit::Remove(MODULE, host(Role::Leaving));
+                self.store.edit(&[leaves, RouteEdit::Add(MODULE, host(Role::Joining))])?;
+                self.say(
+                    "\n4. D is back. Now the route is edited in SQL: C leaves, F joins. lars-dns looks\n   \
+                     for changes every second and pushes this one to the agent.",
+                )
+            }
+            Act::End => self.say(&format!(
+                "\n5. Callers got F {} ms after the edit began, and C no more.\n   \
+                 A, B, D and F share the calls, E is still probed.",
+                expectations::arrival(&self.facts).map_or(0, |(took, _)| took.as_millis())
+            )),
+        }
     }
 
     fn say(&mut self, text: &str) -> Result<(), Failure> {
         Ok(self.view.say(text, self.out)?)
     }
 
-    /// Watches for as long as there is to watch, and until `settled`.
-    fn watch_until(&mut self, settled: impl Fn(&Facts) -> bool) -> Result<Option<Span>, Failure> {
-        let watch = self.watch;
-        self.until(watch + ACT_TIME_MAX, |act, facts| {
-            act.len() >= watch && facts.calls_in(act).count() >= WATCHED_CALLS_MIN && settled(facts)
-        })
-    }
-
-    /// Gathers what is to be seen and shows it until `done`; the act that began now. `None` after `time_max`.
-    fn until(
-        &mut self,
-        time_max: Duration,
-        done: impl Fn(Span, &Facts) -> bool,
-    ) -> Result<Option<Span>, Failure> {
+    /// Gathers what is to be seen and shows it until `is_over`; the act that began now. `None` if that takes too long.
+    fn until(&mut self, is_over: impl Fn(Span, &Facts) -> bool) -> Result<Option<Span>, Failure> {
         let from = self.start.elapsed();
         let mut looked_at = Duration::ZERO;
         while !self.shutdown.wait_timeout(STEP) {
@@ -136,10 +142,10 @@ impl Stage<'_, '_> {
                 self.facts.rows = self.store.call_status(Some(MODULE))?;
             }
             let act = Span { from, to: now };
-            if done(act, &self.facts) {
+            if is_over(act, &self.facts) {
                 return Ok(Some(act));
             }
-            if act.len() > time_max {
+            if act.len() > self.watch + ACT_TIME_MAX {
                 return Ok(None);
             }
             self.view.show(&self.facts, now, self.out)?;

@@ -16,7 +16,11 @@ use lars_client::Client;
 use lars_proto::HostAddr;
 use lars_store::CallStatus;
 
-use super::hosts::{Cast, MODULE, REPLY, REQUEST};
+use super::{
+    acts::Act,
+    hosts::{Cast, MODULE, REPLY, REQUEST},
+};
+use crate::simulation::HostTally;
 
 /// A healthy host takes microseconds; on a machine that has more to do it must not count as failing.
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
@@ -129,11 +133,13 @@ pub(crate) struct Facts {
     pub(crate) lookup_failures: Vec<String>,
     /// What was stored when it was last looked at.
     pub(crate) rows: Vec<CallStatus>,
+    /// The acts that came to their end.
+    pub(crate) acts: Vec<Span>,
 }
 
 impl Facts {
     pub(crate) fn new(cast: Cast) -> Self {
-        Self { cast, calls: Vec::new(), lookup_failures: Vec::new(), rows: Vec::new() }
+        Self { cast, calls: Vec::new(), lookup_failures: Vec::new(), rows: Vec::new(), acts: Vec::new() }
     }
 
     pub(crate) fn add(&mut self, event: Event) {
@@ -141,6 +147,11 @@ impl Facts {
             Ok(call) => self.calls.push(call),
             Err(problem) => self.lookup_failures.push(problem),
         }
+    }
+
+    /// When `act` was; `None` if what it was to show did not happen in time.
+    pub(crate) fn act(&self, act: Act) -> Option<Span> {
+        self.acts.get(act as usize).copied()
     }
 
     /// The calls whose host was picked within `span`.
@@ -153,13 +164,19 @@ impl Facts {
         self.calls_in(span).filter(|call| call.host == host).count()
     }
 
-    /// How many calls of `host` went well or not, of all.
-    pub(crate) fn count(&self, host: HostAddr, ok: bool) -> usize {
-        self.calls.iter().filter(|call| call.host == host && call.ok == ok).count()
+    /// All calls of `host`.
+    pub(crate) fn tally(&self, host: HostAddr) -> HostTally {
+        let mut tally = HostTally::default();
+        self.calls.iter().filter(|call| call.host == host).for_each(|call| tally.count(!call.ok));
+        tally
+    }
+
+    pub(crate) fn row(&self, host: HostAddr) -> Option<&CallStatus> {
+        self.rows.iter().find(|row| row.key.host == host)
     }
 
     /// Whether `host` is overloaded in the stored rows; `None` if there is no row.
     pub(crate) fn stored_overload(&self, host: HostAddr) -> Option<bool> {
-        self.rows.iter().find(|row| row.key.host == host).map(|row| row.overload)
+        self.row(host).map(|row| row.overload)
     }
 }

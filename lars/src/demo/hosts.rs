@@ -1,24 +1,26 @@
 //! The hosts of the demo's module: real TCP servers that answer, fail, or are not there.
 
 use std::{
+    collections::BTreeMap,
     io::{self, BufRead, BufReader, Write},
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU8, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
-    thread::{self, JoinHandle},
+    thread,
     time::Duration,
 };
 
-use fastrand::Rng;
 use lars_proto::{HostAddr, ModuleId};
 use socket2::{Domain, Socket, Type};
 
+use crate::simulation::Dice;
+
 /// The module of the demo.
 pub(crate) const MODULE: ModuleId = ModuleId::new(1, 1);
-/// How many of a hundred requests the flaky host fails.
-pub(crate) const FLAKY_FAILED_PERCENT: u8 = 80;
+/// How many of ten requests the flaky host fails.
+pub(crate) const FLAKY_FAILED_OF_TEN: u8 = 8;
 
 pub(super) const REQUEST: &str = "ping\n";
 pub(super) const REPLY: &str = "pong\n";
@@ -88,11 +90,10 @@ impl Cast {
     }
 }
 
-/// One server for each role, running until this is dropped.
+/// One server for each role. They answer, each in a thread, for as long as the process runs.
 pub(crate) struct Hosts {
     pub(crate) cast: Cast,
-    /// All but the dead one.
-    backends: Vec<Backend>,
+    is_repaired: Arc<AtomicBool>,
     /// Bound, so that nobody else gets the port, but not listening: every connection is refused.
     _dead: Socket,
 }
@@ -102,70 +103,31 @@ impl Hosts {
         let dead = Socket::new(Domain::IPV4, Type::STREAM, None)?;
         dead.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
         let dead_addr = dead.local_addr()?.as_socket_ipv4().ok_or(io::ErrorKind::AddrNotAvailable)?;
-        let mut backends = Vec::new();
         let mut hosts = [HostAddr::V4(dead_addr); ROLES.len()];
-        for (n, role) in ROLES.into_iter().enumerate().filter(|(_, role)| *role != Role::Dead) {
-            let failed_percent = if role == Role::Flaky { FLAKY_FAILED_PERCENT } else { 0 };
-            let backend = Backend::start(failed_percent, Rng::with_seed(n as u64))?;
-            hosts[n] = HostAddr::V4(backend.addr);
-            backends.push(backend);
+        let is_repaired = Arc::new(AtomicBool::new(false));
+        for (host, role) in hosts.iter_mut().zip(ROLES).filter(|(_, role)| *role != Role::Dead) {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+            *host = HostAddr::v4(Ipv4Addr::LOCALHOST, listener.local_addr()?.port());
+            let failed = if role == Role::Flaky { f64::from(FLAKY_FAILED_OF_TEN) / 10.0 } else { 0.0 };
+            let (host, dice, is_repaired) =
+                (*host, Dice::new(0, failed, BTreeMap::new()), Arc::clone(&is_repaired));
+            thread::Builder::new()
+                .name(format!("backend {host}"))
+                .spawn(move || serve(&listener, host, dice, &is_repaired))?;
         }
-        Ok(Self { cast: Cast::new(hosts), backends, _dead: dead })
+        Ok(Self { cast: Cast::new(hosts), is_repaired, _dead: dead })
     }
 
     /// From now on every host that runs answers every request.
     pub(crate) fn repair(&self) {
-        for backend in &self.backends {
-            backend.shared.failed_percent.store(0, Ordering::Relaxed);
-        }
+        self.is_repaired.store(true, Ordering::Relaxed);
     }
 }
 
-/// A server on 127.0.0.1 that answers one request per connection at once.
-struct Backend {
-    addr: SocketAddrV4,
-    shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
-}
-
-#[derive(Default)]
-struct Shared {
-    /// How many of a hundred requests fail.
-    failed_percent: AtomicU8,
-    stopping: AtomicBool,
-}
-
-impl Backend {
-    /// `failed_percent` of the requests fail, as `rng` draws it.
-    fn start(failed_percent: u8, rng: Rng) -> io::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        let addr = SocketAddrV4::new(Ipv4Addr::LOCALHOST, listener.local_addr()?.port());
-        let shared = Arc::new(Shared { failed_percent: failed_percent.into(), ..Shared::default() });
-        let serving = Arc::clone(&shared);
-        let thread = thread::Builder::new()
-            .name(format!("backend-{}", addr.port()))
-            .spawn(move || serve(&listener, &serving, rng))?;
-        Ok(Self { addr, shared, thread: Some(thread) })
-    }
-}
-
-impl Drop for Backend {
-    fn drop(&mut self) {
-        self.shared.stopping.store(true, Ordering::Relaxed);
-        // Wakes the thread, which waits for a connection.
-        let _ = TcpStream::connect(self.addr);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
-fn serve(listener: &TcpListener, shared: &Shared, mut rng: Rng) {
+/// Answers one request per connection at once.
+fn serve(listener: &TcpListener, host: HostAddr, mut dice: Dice, is_repaired: &AtomicBool) {
     for connection in listener.incoming() {
-        if shared.stopping.load(Ordering::Relaxed) {
-            return;
-        }
-        let fails = rng.u8(..100) < shared.failed_percent.load(Ordering::Relaxed);
+        let fails = dice.roll(host).is_err() && !is_repaired.load(Ordering::Relaxed);
         // What goes wrong with one connection is seen by its caller.
         let _ = connection.and_then(|connection| answer(&connection, fails));
     }
@@ -192,8 +154,5 @@ mod tests {
         assert!((50..100).contains(&flaky), "{flaky} of 100 failed");
         hosts.repair();
         assert_eq!(failed(Role::Flaky), 0);
-        let gone = hosts.cast.host(Role::Healthy);
-        drop(hosts);
-        assert!(call(gone).is_err());
     }
 }

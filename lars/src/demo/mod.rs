@@ -34,16 +34,11 @@ use crate::{
 };
 
 const CALLERS: usize = 4;
-const PROBE_NUM: usize = 10;
 /// Shorter than in production, so that windows end within the demo.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3);
 /// What the agent is configured with and checked against.
-const RULES: Rules = Rules {
-    probe_num: PROBE_NUM,
-    contin_err_limit: 15,
-    overload_timeout: Duration::from_secs(6),
-    callers: CALLERS,
-};
+const RULES: Rules =
+    Rules { probe_num: 10, contin_err_limit: 15, overload_timeout: Duration::from_secs(6), callers: CALLERS };
 /// Callers of a demo had better wait than fail on a machine that has more to do.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 /// So often, so that the agent has half a minute to learn of the module.
@@ -97,10 +92,10 @@ fn perform(
         shutdown,
         out: &mut *out,
     };
-    let (facts, marks) = stage.play()?;
+    let facts = stage.play()?;
     stack.stop();
 
-    let verdicts = expectations::check(&facts, &marks, &RULES);
+    let verdicts = expectations::check(&facts, &RULES);
     write_end(&facts, &verdicts, out)?;
     Ok(verdicts)
 }

@@ -12,8 +12,10 @@ use super::{
     hosts::Member,
 };
 use crate::{
+    commands::status,
     out::{Ink, Out, Paint},
-    table::{self, Cell, left, right},
+    simulation::HostTally,
+    table::{self, Cell, Column, left, right},
 };
 
 const DRAW_INTERVAL: Duration = Duration::from_millis(200);
@@ -105,73 +107,46 @@ fn line(facts: &Facts, now: Duration) -> String {
 }
 
 fn write_table(facts: &Facts, now: Duration, paint: Paint, out: &mut dyn Write) -> io::Result<()> {
-    let columns = [
-        left(""),
-        left("HOST"),
-        left("PART"),
-        left("STATE"),
-        right("CALLS"),
-        right("FAILED"),
-        left("LAST SECOND"),
-    ];
-    let recent = |member: &Member| recent(facts, now, member);
-    let most = facts.cast.0.iter().map(recent).max().unwrap_or(0).max(1);
+    let most = facts.cast.0.iter().map(|member| recent(facts, now, member)).max().unwrap_or(0).max(1);
+    let [letter, host, part, calls, failed] = WHO;
+    let columns = [letter, host, part, calls, failed, left("STATE"), left("LAST SECOND")];
     table::write(out, paint, columns, || {
         facts.cast.0.iter().map(|member| {
-            let (ok, failed) = (facts.count(member.host, true), facts.count(member.host, false));
-            let calls = recent(member);
-            let bar = "█".repeat(calls * BAR_LEN_MAX / most);
-            [
-                member.letter.into(),
-                member.host.into(),
-                member.role.name().into(),
-                state(facts, member),
-                (ok + failed).into(),
-                failed.into(),
-                Cell::inked(Ink::Green, format!("{bar} {calls}")),
-            ]
+            let [letter, host, part, calls, failed] = who(facts, member);
+            let recent = recent(facts, now, member);
+            let bar = format!("{} {recent}", "█".repeat(recent * BAR_LEN_MAX / most));
+            [letter, host, part, calls, failed, state(facts, member), Cell::inked(Ink::Green, bar)]
         })
     })
-}
-
-fn state(facts: &Facts, member: &Member) -> Cell {
-    match facts.stored_overload(member.host) {
-        Some(true) => Cell::inked(Ink::Red, "overloaded"),
-        Some(false) => Cell::inked(Ink::Green, "idle"),
-        None => Cell::inked(Ink::Dim, "-"),
-    }
 }
 
 /// Every host's calls beside what is stored about them.
 pub(crate) fn write_summary(facts: &Facts, out: &mut Out<'_>) -> io::Result<()> {
     let paint = out.paint();
-    let columns = [
-        left(""),
-        left("HOST"),
-        left("PART"),
-        right("CALLS"),
-        right("FAILED"),
-        right("STORED OK"),
-        right("STORED FAILED"),
-        left("STORED STATE"),
-    ];
-    table::write(out.data(), paint, columns, || {
+    let [letter, host, part, calls, failed] = WHO;
+    let (ok, not_ok, stands) = (right("STORED OK"), right("STORED FAILED"), left("STORED STATE"));
+    table::write(out.data(), paint, [letter, host, part, calls, failed, ok, not_ok, stands], || {
         facts.cast.0.iter().map(|member| {
-            let (ok, failed) = (facts.count(member.host, true), facts.count(member.host, false));
-            let row = facts.rows.iter().find(|row| row.key.host == member.host);
+            let [letter, host, part, calls, failed] = who(facts, member);
+            let row = facts.row(member.host);
             let stored = |count: Option<u32>| count.map_or_else(|| "-".into(), Cell::from);
-            [
-                member.letter.into(),
-                member.host.into(),
-                member.role.name().into(),
-                (ok + failed).into(),
-                failed.into(),
-                stored(row.map(|row| row.succ)),
-                stored(row.map(|row| row.err)),
-                state(facts, member),
-            ]
+            let [ok, not_ok] = [stored(row.map(|row| row.succ)), stored(row.map(|row| row.err))];
+            [letter, host, part, calls, failed, ok, not_ok, state(facts, member)]
         })
     })
+}
+
+/// The columns that say who a host is and how it was called.
+const WHO: [Column; 5] = [left(""), left("HOST"), left("PART"), right("CALLS"), right("FAILED")];
+
+fn who(facts: &Facts, member: &Member) -> [Cell; 5] {
+    let HostTally { calls, failed } = facts.tally(member.host);
+    let (letter, host, part) = (member.letter.into(), member.host.into(), member.role.name().into());
+    [letter, host, part, calls.into(), failed.into()]
+}
+
+fn state(facts: &Facts, member: &Member) -> Cell {
+    facts.stored_overload(member.host).map_or_else(|| Cell::inked(Ink::Dim, "-"), status::state)
 }
 
 /// What was promised, and whether it was kept.
