@@ -59,10 +59,6 @@ impl Pending {
         self.waiting.len()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
-    }
-
     /// Has `request` wait for `wait` from `asked_at` on.
     pub(super) fn hold(
         &mut self,

@@ -120,6 +120,15 @@ struct Module {
 }
 
 impl Module {
+    /// Has lars-dns asked for the route, if it is time to.
+    fn ask(&mut self, interests: &mut VecDeque<Interest>, config: &TableConfig, now: Moment) {
+        let wait_max = config.update_timeout.max(ASK_AGAIN_INTERVAL);
+        if now.is_due(self.ask_at, wait_max) && interests.len() < INTERESTS_MAX {
+            self.ask_at = now + ASK_AGAIN_INTERVAL;
+            interests.push_back(Interest::Want(self.id));
+        }
+    }
+
     fn census(&self) -> Census {
         self.balancer.as_ref().map(|balancer| balancer.census()).unwrap_or_default()
     }
@@ -186,7 +195,7 @@ impl Table {
         self.get_host_if_learned(module, now).unwrap_or_else(|| self.missed_host())
     }
 
-    /// Likewise, for a client that waits: `None` if lars-dns was asked and has not answered yet. Then nothing is counted.
+    /// Likewise, for a client that may wait: `None` if the module is not learned, and then nothing is counted.
     pub fn get_host_if_learned(&mut self, module: ModuleId, now: Moment) -> Option<Answer> {
         let mut effects = Effects::default();
         let key = self.look_up(module, now);
@@ -200,15 +209,17 @@ impl Table {
         let (counter, answer) = match pick {
             Pick::Host(host) => (&mut self.stats.lookups_ok, Answer::Host(host)),
             Pick::Overloaded => (&mut self.stats.lookups_overload, Answer::Overloaded),
-            Pick::NoHosts if key.is_some_and(|key| !self.modules[key].is_learned) => return None,
-            Pick::NoHosts => (&mut self.stats.lookups_noexist, Answer::NotFound),
+            Pick::NoHosts if key.is_some_and(|key| self.modules[key].is_learned) => {
+                (&mut self.stats.lookups_noexist, Answer::NotFound)
+            }
+            Pick::NoHosts => return None,
         };
         *counter += 1;
         self.check_invariants();
         Some(answer)
     }
 
-    /// The answer to a lookup of a host that has waited in vain.
+    /// The answer to a lookup of a host whose module is not learned.
     pub fn missed_host(&mut self) -> Answer {
         self.stats.lookups_noexist += 1;
         Answer::NotFound
@@ -221,10 +232,10 @@ impl Table {
         }
     }
 
-    /// Likewise, for a client that waits: false if lars-dns was asked and has not answered yet. Then nothing is counted.
+    /// Likewise, for a client that may wait: false if the module is not learned, and then nothing is counted.
     pub fn get_route_if_learned(&mut self, module: ModuleId, now: Moment, hosts: &mut Vec<HostAddr>) -> bool {
         let key = self.look_up(module, now);
-        let is_learned = key.is_none_or(|key| self.modules[key].is_learned);
+        let is_learned = key.is_some_and(|key| self.modules[key].is_learned);
         if is_learned {
             self.stats.route_lookups += 1;
             self.each_host(module, &mut |status| hosts.push(status.host));
@@ -233,7 +244,7 @@ impl Table {
         is_learned
     }
 
-    /// A lookup of a whole route has waited in vain.
+    /// A lookup of a whole route whose module is not learned is answered.
     pub fn missed_route(&mut self) {
         self.stats.route_lookups += 1;
     }
@@ -242,6 +253,12 @@ impl Table {
     #[must_use]
     pub fn is_learned(&self, module: ModuleId) -> bool {
         self.by_id.get(&module).is_some_and(|&key| self.modules[key].is_learned)
+    }
+
+    /// Whether lars-dns is expected to say so.
+    #[must_use]
+    pub fn is_awaited(&self, module: ModuleId) -> bool {
+        self.by_id.get(&module).is_some_and(|&key| !self.modules[key].is_learned)
     }
 
     /// Learns how a call went.
@@ -406,24 +423,14 @@ impl Table {
             Some(&key) => key,
             None => self.insert_module(id, now)?,
         };
-        self.ask(key, now);
         let module = &mut self.modules[key];
+        module.ask(&mut self.interests, &self.config, now);
         if module.balancer.is_none() {
             module.missed_at = now;
             self.misses.remove(&mut self.modules, key as u32);
             self.misses.push_back(&mut self.modules, key as u32);
         }
         Some(key)
-    }
-
-    /// Asks lars-dns for the route of a module, if it is time to.
-    fn ask(&mut self, key: usize, now: Moment) {
-        let module = &mut self.modules[key];
-        let wait_max = self.config.update_timeout.max(ASK_AGAIN_INTERVAL);
-        if now.is_due(module.ask_at, wait_max) && self.interests.len() < INTERESTS_MAX {
-            module.ask_at = now + ASK_AGAIN_INTERVAL;
-            self.interests.push_back(Interest::Want(module.id));
-        }
     }
 
     fn insert_module(&mut self, id: ModuleId, now: Moment) -> Option<usize> {
@@ -504,7 +511,7 @@ impl Table {
             let is_in_doubt = self.doubts.has(module.id);
             self.note(key, effects, now);
             if is_in_doubt {
-                self.ask(key, now);
+                self.modules[key].ask(&mut self.interests, &self.config, now);
             }
         } else if now.is_due(module.missed_at + FORGET_AFTER, FORGET_AFTER) {
             self.forget(key);

@@ -5,55 +5,51 @@ use lars_proto::{Endpoint, ModuleId};
 use super::{AgentCore, Client, Output, Reply, Request};
 use crate::core::{pending::Held, time::Moment};
 
-/// A request is for a module that lars-dns was asked for and has not answered yet.
-struct NotLearned;
-
 impl AgentCore {
-    /// A request for a module of this shard, which came to the agent at `asked_at`.
+    /// A request for a module of this shard, which came to the agent at `asked_at`. On the path of every lookup, a call of
+    /// a function shows.
+    #[inline(always)]
     pub(super) fn serve(&mut self, request: &Request, client: Client, asked_at: Moment) -> Option<Reply> {
-        let answered = self.answer(request, client);
-        self.has_output |= self.table.has_output();
-        let reply = match answered {
-            Ok(reply) => reply,
-            Err(NotLearned) if self.hold(request, client, asked_at) => return None,
-            Err(NotLearned) => Some(self.missed(request)),
+        let now = self.now;
+        let reply = match *request {
+            Request::GetHost { seq, module, .. } => match self.table.get_host_if_learned(module, now) {
+                Some(answer) => Some(Reply::Host { seq, module, answer }),
+                None => self.wait_or_miss(request, client, asked_at),
+            },
+            Request::Report { module, host, outcome } => {
+                self.table.report(module, host, outcome, now);
+                None
+            }
+            Request::GetRoute { .. } => self.serve_route(request, client, asked_at),
         };
-        if reply.is_some() && !self.pending.is_empty() {
-            // The client may have asked the same before, when it could still wait.
-            self.pending.withdraw(request, client);
-        }
+        self.has_output |= self.table.has_output();
         reply
     }
 
-    fn answer(&mut self, request: &Request, client: Client) -> Result<Option<Reply>, NotLearned> {
-        let now = self.now;
-        match *request {
-            Request::GetHost { seq, module, .. } => {
-                let answer = self.table.get_host_if_learned(module, now).ok_or(NotLearned)?;
-                Ok(Some(Reply::Host { seq, module, answer }))
-            }
-            Request::Report { module, host, outcome } => {
-                self.table.report(module, host, outcome, now);
-                Ok(None)
-            }
-            Request::GetRoute { .. }
-                if !self.routes_to_anyone && !client.addr.ip().to_canonical().is_loopback() =>
-            {
-                self.stats.routes_refused += 1;
-                Ok(None)
-            }
-            Request::GetRoute { module, wait_ms } => {
-                let mut hosts = Vec::new();
-                if !self.table.get_route_if_learned(module, now, &mut hosts) {
-                    return Err(NotLearned);
-                }
-                let confirmed = wait_ms > 0 && self.table.is_learned(module);
-                Ok(Some(Reply::Route { module, hosts, confirmed }))
-            }
+    fn serve_route(&mut self, request: &Request, client: Client, asked_at: Moment) -> Option<Reply> {
+        if !self.routes_to_anyone && !client.addr.ip().to_canonical().is_loopback() {
+            self.stats.routes_refused += 1;
+            return None;
         }
+        let (module, mut hosts) = (request.module(), Vec::new());
+        if !self.table.get_route_if_learned(module, self.now, &mut hosts) {
+            return self.wait_or_miss(request, client, asked_at);
+        }
+        Some(Reply::Route { module, hosts, confirmed: !request.wait().is_zero() })
     }
 
-    /// Whether `request` waits until its module is learned.
+    /// A request for a module that is not learned yet: it waits until that is, or is answered as far as that goes.
+    #[cold]
+    fn wait_or_miss(&mut self, request: &Request, client: Client, asked_at: Moment) -> Option<Reply> {
+        if self.table.is_awaited(request.module()) && self.hold(request, client, asked_at) {
+            return None;
+        }
+        // The client may have asked the same before, when it could still wait.
+        self.pending.withdraw(request, client);
+        Some(self.missed(request))
+    }
+
+    /// Whether `request` waits.
     fn hold(&mut self, request: &Request, client: Client, asked_at: Moment) -> bool {
         let wait = request.wait();
         if wait.is_zero() {
