@@ -10,20 +10,22 @@ impl AgentCore {
     /// a function shows.
     #[inline(always)]
     pub(super) fn serve(&mut self, request: &Request, client: Client, asked_at: Moment) -> Option<Reply> {
-        let now = self.now;
-        let reply = match *request {
-            Request::GetHost { seq, module, .. } => match self.table.get_host_if_learned(module, now) {
-                Some(answer) => Some(Reply::Host { seq, module, answer }),
-                None => self.wait_or_miss(request, client, asked_at),
-            },
+        match *request {
+            Request::GetHost { seq, module, .. } => {
+                let answer = self.table.get_host_if_learned(module, self.now);
+                self.has_output |= self.table.has_output();
+                match answer {
+                    Some(answer) => Some(Reply::Host { seq, module, answer }),
+                    None => self.wait_or_miss(request, client, asked_at),
+                }
+            }
             Request::Report { module, host, outcome } => {
-                self.table.report(module, host, outcome, now);
+                self.table.report(module, host, outcome, self.now);
+                self.has_output |= self.table.has_output();
                 None
             }
             Request::GetRoute { .. } => self.serve_route(request, client, asked_at),
-        };
-        self.has_output |= self.table.has_output();
-        reply
+        }
     }
 
     fn serve_route(&mut self, request: &Request, client: Client, asked_at: Moment) -> Option<Reply> {
@@ -32,7 +34,9 @@ impl AgentCore {
             return None;
         }
         let (module, mut hosts) = (request.module(), Vec::new());
-        if !self.table.get_route_if_learned(module, self.now, &mut hosts) {
+        let is_learned = self.table.get_route_if_learned(module, self.now, &mut hosts);
+        self.has_output |= self.table.has_output();
+        if !is_learned {
             return self.wait_or_miss(request, client, asked_at);
         }
         Some(Reply::Route { module, hosts, confirmed: !request.wait().is_zero() })
