@@ -30,17 +30,23 @@ const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
 /// each other, and nothing has to be sorted. The mixing is MurmurHash3's 64-bit finalizer.
 #[must_use]
 pub fn route_hash(module: ModuleId, hosts: impl IntoIterator<Item = HostAddr>) -> NonZeroU64 {
-    let module = mixed_module(module);
+    let module = spread(module);
     let hosts = hosts.into_iter().map(|host| mix(module ^ host_word(host)));
     let sum = hosts.fold(module, u64::wrapping_add);
     // 0 would be no trace in a sum.
     NonZeroU64::new(mix(sum)).unwrap_or(NonZeroU64::MAX)
 }
 
+/// A number for a module, in whose bits modules spread however their names are given. No two have the same.
+#[must_use]
+pub const fn spread(module: ModuleId) -> u64 {
+    mix(module_word(module) ^ SEED)
+}
+
 /// The bucket that a module is in, below [`BUCKETS`].
 #[must_use]
 pub fn bucket(module: ModuleId) -> usize {
-    (mixed_module(module) >> 56) as usize
+    (spread(module) >> 56) as usize
 }
 
 /// The two halves of a module's name as one number, as [`BucketSumsAnswer`] has it.
@@ -54,10 +60,6 @@ pub const fn module_word(module: ModuleId) -> u64 {
 #[must_use]
 pub const fn module_of_word(word: u64) -> ModuleId {
     ModuleId::from_unsigned((word >> 32) as u32, word as u32)
-}
-
-fn mixed_module(module: ModuleId) -> u64 {
-    mix(module_word(module) ^ SEED)
 }
 
 fn host_word(host: HostAddr) -> u64 {

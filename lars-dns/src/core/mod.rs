@@ -2,6 +2,7 @@
 
 pub mod change_log;
 pub mod digest;
+mod index;
 pub mod push;
 pub mod snapshot;
 pub mod subscriptions;

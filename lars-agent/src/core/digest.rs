@@ -1,0 +1,162 @@
+//! When lars-dns is asked whether this agent has what it should have, and what follows from the answer.
+//!
+//! Once per `update_timeout` a sum over everything that is subscribed goes to lars-dns, which says whether that is what
+//! it serves. If not, the sums of 256 buckets follow, and lars-dns names what it has in those that differ. Both
+//! answers come behind all that was sent before them, so what this agent has by then is what they are to be compared
+//! with: a push that was under way is no difference.
+//!
+//! Servers that were deployed long ago know none of this, and [`Digests`] rest while the connection is to one of those.
+
+use std::{num::NonZeroU64, time::Duration};
+
+use lars_proto::{
+    ModuleId,
+    digest::{BUCKETS, BucketSums, Digest},
+    messages::{self, SubscriptionDigestAnswer},
+};
+
+use super::time::Moment;
+
+/// A question to lars-dns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// Is this what I should have?
+    Digest(Digest),
+    /// Where does it differ?
+    Buckets(messages::BucketSums),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// The server has not said that it knows digests.
+    Unknown,
+    /// The next digest is due then.
+    Rests(Moment),
+    /// The digest that was sent then is not answered yet.
+    AwaitsAnswer(Moment),
+    /// It differed, and the buckets from this one on are to be asked about.
+    Differs { first: usize },
+    /// The question about these was sent then.
+    AwaitsBuckets { first: usize, asked_at: Moment },
+}
+
+/// The sums of one connection, and the questions about them.
+#[derive(Debug)]
+pub(super) struct Digests {
+    interval: Duration,
+    /// After so long the first one of a connection is due: each agent has its own, because many connect at once when a
+    /// server ends.
+    first_after: Duration,
+    whole: Digest,
+    buckets: BucketSums,
+    step: Step,
+    /// When the last digest was sent.
+    begun_at: Moment,
+}
+
+impl Digests {
+    /// One digest per `interval`; `spread` is drawn at random by each agent.
+    pub(super) fn new(interval: Duration, spread: u32) -> Self {
+        let part = f64::from(spread) / f64::from(u32::MAX);
+        Self {
+            interval,
+            first_after: interval.mul_f64(part),
+            whole: Digest::default(),
+            buckets: BucketSums::default(),
+            step: Step::Unknown,
+            begun_at: Moment::ORIGIN,
+        }
+    }
+
+    /// The connection is another one: nothing is subscribed to, and its server may not know digests.
+    pub(super) fn reset(&mut self) {
+        (self.whole, self.buckets, self.step) = (Digest::default(), BucketSums::default(), Step::Unknown);
+    }
+
+    /// The server knows digests.
+    pub(super) fn begin(&mut self, now: Moment) {
+        if self.step == Step::Unknown {
+            self.step = Step::Rests(now + self.first_after);
+        }
+    }
+
+    pub(super) fn add(&mut self, module: ModuleId, hash: NonZeroU64) {
+        self.whole.add(hash);
+        self.buckets.add(module, hash);
+    }
+
+    pub(super) fn remove(&mut self, module: ModuleId, hash: NonZeroU64) {
+        self.whole.remove(hash);
+        self.buckets.remove(module, hash);
+    }
+
+    pub(super) const fn whole(&self) -> Digest {
+        self.whole
+    }
+
+    /// Whether the server owes an answer.
+    pub(super) const fn is_owed(&self) -> bool {
+        matches!(self.step, Step::AwaitsAnswer(_) | Step::AwaitsBuckets { .. })
+    }
+
+    /// The next question, if it is time for one. It counts as sent.
+    pub(super) fn poll(&mut self, now: Moment) -> Option<Question> {
+        match self.step {
+            Step::Rests(until) if now.is_due(until, self.interval) => {
+                (self.begun_at, self.step) = (now, Step::AwaitsAnswer(now));
+                Some(Question::Digest(self.whole))
+            }
+            Step::Differs { first } => {
+                self.step = Step::AwaitsBuckets { first, asked_at: now };
+                Some(Question::Buckets(self.buckets.question(first)))
+            }
+            Step::Unknown | Step::Rests(_) | Step::AwaitsAnswer(_) | Step::AwaitsBuckets { .. } => None,
+        }
+    }
+
+    /// The question given last could not be sent: it comes again, with what the sums are then.
+    pub(super) fn unsent(&mut self) {
+        self.step = match self.step {
+            Step::AwaitsAnswer(at) => Step::Rests(at),
+            Step::AwaitsBuckets { first, .. } => Step::Differs { first },
+            Step::Unknown | Step::Rests(_) | Step::Differs { .. } => self.step,
+        };
+    }
+
+    /// When [`Digests::poll`] has something to give, if nothing else happens before.
+    pub(super) fn poll_timeout(&self) -> Option<Moment> {
+        match self.step {
+            Step::Rests(until) => Some(until),
+            Step::Differs { .. } => Some(Moment::ORIGIN),
+            Step::Unknown | Step::AwaitsAnswer(_) | Step::AwaitsBuckets { .. } => None,
+        }
+    }
+
+    /// What the server makes of the digest. Whether that differs from what there is now.
+    pub(super) fn answered(&mut self, answer: SubscriptionDigestAnswer) -> bool {
+        let Step::AwaitsAnswer(_) = self.step else { return false };
+        let theirs = Digest { count: answer.count, sum: answer.sum };
+        let differs = answer.differs && theirs != self.whole;
+        if differs {
+            self.step = Step::Differs { first: 0 };
+        } else {
+            self.rest();
+        }
+        differs
+    }
+
+    /// The server has looked at the buckets up to `end`. Since when they had been asked about; `None` if they had not.
+    pub(super) fn buckets_answered(&mut self, end: usize) -> Option<Moment> {
+        let Step::AwaitsBuckets { first, asked_at } = self.step else { return None };
+        if end > first && end < BUCKETS {
+            self.step = Step::Differs { first: end };
+        } else {
+            self.rest();
+        }
+        Some(asked_at)
+    }
+
+    fn rest(&mut self) {
+        self.step = Step::Rests(self.begun_at + self.interval);
+    }
+}
