@@ -214,6 +214,8 @@ impl RawConfig {
                 table,
                 answer_timeout: millis("dns.answer_timeout_ms", self.dns.answer_timeout_ms)?,
                 routes_to_anyone: self.api.routes_to_anyone,
+                // Drawn when the agent starts.
+                digest_spread: 0,
             },
         })
     }

@@ -97,6 +97,16 @@ counters! {
         counter routes_unwanted: u64,
         /// Hosts in these that cannot be, skipped.
         counter invalid_hosts: u64,
+        /// Digests sent.
+        counter digests: u64,
+        /// Of these, those that differed from what lars-dns serves.
+        counter digests_differing: u64,
+        /// Questions about buckets that followed.
+        counter digest_buckets: u64,
+        /// Modules asked for again because a digest differed.
+        counter digest_modules: u64,
+        /// Subscriptions that nobody wants, found by a digest.
+        counter digest_unwanted: u64,
         /// Connections given up because answers did not come.
         counter given_up: u64,
     }

@@ -1,6 +1,6 @@
 //! A whole agent without its IO: a core for each shard, in a simulated world. Mailboxes between the shards refuse,
 //! delay and reorder; connections fill up and break with all that is under way; lars-dns answers late, hangs, is of
-//! the deployed kind or of ours; the reporter comes and goes; the clock jumps in both directions. Every step checks
+//! the deployed kind or of ours, which then forgets subscriptions, invents some, and loses and repeats routes; the reporter comes and goes; the clock jumps in both directions. Every step checks
 //! what must always hold; every run ends with a calm in which all sides must come to agree.
 //!
 //! A failure prints its seed and step; `LARS_SIM_SEED=<seed>` runs that seed alone.
@@ -18,6 +18,7 @@ use lars_agent::core::{
         AgentCore, Client, CoreConfig, FlushState, Input, Message, Output, Reply, Request, UPLINKS_SHARD,
     },
     balancer::{BalancerParams, Health, HostStatus, Limits, Outcome},
+    digest::Question,
     dns_link::DnsMessage,
     pending::WAIT_MAX,
     table::{Answer, TableConfig},
@@ -25,7 +26,8 @@ use lars_agent::core::{
 };
 use lars_proto::{
     HostAddr, ModuleId,
-    messages::{GetRouteResponse, HostInfo, ReportStatusRequest},
+    digest::{BUCKETS, BucketSums, Digest, Held, bucket, route_hash},
+    messages::{GetRouteResponse, HostInfo, ReportStatusRequest, SubscriptionDigestAnswer},
 };
 use lars_testkit::run_seeds;
 
@@ -80,7 +82,7 @@ struct Dns {
     routes: BTreeMap<ModuleId, Vec<HostAddr>>,
     /// What has been sent to it and by it; all is lost with the connection.
     to_server: VecDeque<DnsMessage>,
-    to_agent: VecDeque<GetRouteResponse>,
+    to_agent: VecDeque<Input>,
     is_agent_refused: bool,
     /// Of this connection.
     subscribed: BTreeSet<ModuleId>,
@@ -107,7 +109,52 @@ impl Dns {
                 assert!(self.has_announced, "only a server that knows the message gets it");
                 self.subscribed.remove(&module);
             }
+            Some(DnsMessage::Digest(question)) => {
+                assert!(self.has_announced, "only a server that knows digests gets them");
+                let answer = self.answer(&question);
+                self.to_agent.push_back(answer);
+            }
             None => {}
+        }
+    }
+
+    fn answer(&self, question: &Question) -> Input {
+        let hosts = |module| self.routes.get(module).into_iter().flatten().copied();
+        let (mut whole, mut buckets, mut all) = (Digest::default(), BucketSums::default(), vec![]);
+        for module in &self.subscribed {
+            let hash = route_hash(*module, hosts(module));
+            whole.add(hash);
+            buckets.add(*module, hash);
+            all.push((*module, hash.get()));
+        }
+        match question {
+            Question::Digest(theirs) if *theirs == whole => Input::DigestAnswer(Default::default()),
+            Question::Digest(_) => {
+                let Digest { count, sum } = whole;
+                Input::DigestAnswer(SubscriptionDigestAnswer { differs: true, count, sum })
+            }
+            Question::Buckets(theirs) => {
+                let pairs = buckets.sums().iter().zip(&theirs.sums).zip(0..=u8::MAX);
+                let differ: Vec<u8> =
+                    pairs.filter(|((ours, theirs), _)| ours != theirs).map(|(_, bucket)| bucket).collect();
+                all.retain(|(module, _)| differ.contains(&(bucket(*module) as u8)));
+                Input::Held(Held { end: BUCKETS, buckets: differ, modules: all })
+            }
+        }
+    }
+
+    /// Something goes wrong that no connection tells of.
+    fn fail(&mut self, rng: &mut Rng) {
+        let is_route = |input: &Input| matches!(input, Input::Route(route) if route.peer_version == 0);
+        match rng.u32(0..5) {
+            0 => _ = self.subscribed.insert(any_module(rng)),
+            1 => _ = self.subscribed.remove(&any_module(rng)),
+            2 => self.to_agent.retain(|input| !is_route(input) || rng.bool()),
+            3 => {
+                let repeated = self.to_agent.iter().find(|input| is_route(input)).cloned();
+                self.to_agent.extend(repeated);
+            }
+            _ => self.to_server.retain(|message| !matches!(message, DnsMessage::Forget(_))),
         }
     }
 
@@ -117,7 +164,7 @@ impl Dns {
         let ModuleId { modid, cmdid } = module;
         let confirmed = host.is_empty() && self.has_announced;
         let response = GetRouteResponse { modid, cmdid, host, confirmed, peer_version, ..Default::default() };
-        self.to_agent.push_back(response);
+        self.to_agent.push_back(Input::Route(response));
     }
 
     fn edit(&mut self, module: ModuleId, hosts: Vec<HostAddr>) {
@@ -199,7 +246,12 @@ impl World {
             empty_hold,
             ..TableConfig::default()
         };
-        let config = CoreConfig { table, answer_timeout: Duration::from_secs(15), routes_to_anyone: false };
+        let config = CoreConfig {
+            table,
+            answer_timeout: Duration::from_secs(15),
+            routes_to_anyone: false,
+            digest_spread: rng.u32(..),
+        };
         let dns = Dns { announces: rng.bool(), ..Dns::default() };
         Self {
             only_grows: rng.bool(),
@@ -241,6 +293,7 @@ impl World {
             80..83 => self.pass_up_to(Duration::from_secs(20)),
             83 => self.pass_up_to(Duration::from_secs(1_000)),
             84 => self.now = self.now.saturating_sub(Duration::from_millis(self.rng.u64(0..50_000))),
+            88 if self.dns.has_announced => self.dns.fail(&mut self.rng),
             85..89 => {
                 let (module, hosts) = (any_module(&mut self.rng), any_hosts(&mut self.rng));
                 self.edit(module, hosts);
@@ -442,10 +495,12 @@ impl World {
                     assert_eq!(shard, UPLINKS_SHARD);
                     let is_full = !self.dns.is_up || self.dns.to_server.len() >= ROOM;
                     self.dns.is_agent_refused |= is_full;
-                    is_full.then_some(Output::SendToDns(message)).or_else(|| {
+                    if is_full {
+                        Some(Output::SendToDns(message))
+                    } else {
                         self.dns.to_server.push_back(message);
                         None
-                    })
+                    }
                 }
                 Output::SendToReporter(message) => {
                     assert_eq!(shard, UPLINKS_SHARD);
@@ -506,7 +561,7 @@ impl World {
     /// One response arrives, unless the agent is too busy.
     fn deliver_route(&mut self) -> bool {
         let Some(response) = self.dns.to_agent.pop_front() else { return false };
-        if !self.tell(UPLINKS_SHARD, Input::Route(response.clone())) {
+        if !self.tell(UPLINKS_SHARD, response.clone()) {
             self.dns.to_agent.push_front(response);
             return false;
         }
@@ -609,8 +664,11 @@ impl World {
             self.now = self.now.max(next.min(end));
             self.pass(Duration::ZERO);
         }
-        for module in self.dns.subscribed.clone() {
-            self.dns.send(module, 0);
+        // A server of our kind was asked with a digest meanwhile.
+        if !self.dns.has_announced {
+            for module in self.dns.subscribed.clone() {
+                self.dns.send(module, 0);
+            }
         }
         self.settle();
         // Those who had waited for that have made calls.
@@ -664,7 +722,7 @@ impl World {
         let modules: u64 = self.cores.iter().map(|core| core.stats().table.modules).sum();
         let subscribed = self.dns.subscribed.len() as u64;
         assert!(subscribed >= modules, "{modules} modules are known, {subscribed} subscribed to");
-        // It learns at the next push at the latest what nobody wants any more.
+        // It learns at the next digest at the latest what nobody wants any more.
         assert!(!self.dns.has_announced || subscribed == modules, "{subscribed} subscribed, {modules} known");
     }
 

@@ -20,7 +20,8 @@ use std::{collections::VecDeque, ops::Add, time::Duration};
 
 use lars_proto::{
     Endpoint, ModuleId,
-    messages::{GetRouteResponse, ReportStatusRequest},
+    digest::{Held, route_hash},
+    messages::{GetRouteResponse, ReportStatusRequest, SubscriptionDigestAnswer},
 };
 
 mod lookups;
@@ -28,6 +29,7 @@ mod lookups;
 pub use super::api::{Client, Reply, Request};
 use super::{
     balancer::Change,
+    digest::{Digests, Question},
     dns_link::{DnsLink, DnsMessage},
     outbox::Outbox,
     pending::Pending,
@@ -48,6 +50,8 @@ pub struct CoreConfig {
     pub answer_timeout: Duration,
     /// Whole routes are told to other machines, too.
     pub routes_to_anyone: bool,
+    /// Any number that is another one for each agent: that many of them do not send their digests at the same time.
+    pub digest_spread: u32,
 }
 
 /// What one shard tells another.
@@ -63,6 +67,8 @@ pub enum Message {
     Route { module: ModuleId, route: Vec<Endpoint>, confirmed: bool },
     /// From the uplinks to all: what lars-reporter takes.
     Reporter(ReporterState),
+    /// From the uplinks to all: whether lars-dns knows digests.
+    HasDigests(bool),
 }
 
 /// What happens to an agent, besides requests and the passing of time.
@@ -76,6 +82,9 @@ pub enum Input {
     DnsDown,
     /// To the uplinks: a route came, as an answer or a push.
     Route(GetRouteResponse),
+    /// To the uplinks: lars-dns answers a digest, or says what it has where that differs.
+    DigestAnswer(SubscriptionDigestAnswer),
+    Held(Held),
     /// To the uplinks: likewise of lars-reporter. `caller` is this machine's IPv4 address for the statistics, in host
     /// order.
     ReporterUp {
@@ -142,8 +151,8 @@ struct Uplinks {
     dns: DnsLink,
     dns_stats: DnsStats,
     reporter: ReporterLink,
-    /// What each shard heard last of the reporter.
-    shared: Vec<ReporterState>,
+    /// What each shard heard last of the reporter, and whether lars-dns knows digests.
+    shared: Vec<(ReporterState, bool)>,
 }
 
 /// See the module's documentation.
@@ -175,10 +184,13 @@ impl AgentCore {
     #[must_use]
     pub fn new(shard: usize, shards: usize, config: CoreConfig) -> Self {
         let uplinks = || Uplinks {
-            dns: DnsLink::new(config.answer_timeout),
+            dns: DnsLink::new(
+                config.answer_timeout,
+                Digests::new(config.table.update_timeout, config.answer_timeout, config.digest_spread),
+            ),
             dns_stats: DnsStats::default(),
             reporter: ReporterLink::default(),
-            shared: vec![ReporterState::default(); shards],
+            shared: vec![Default::default(); shards],
         };
         Self {
             shard,
@@ -222,12 +234,14 @@ impl AgentCore {
             Input::FromShard(message) => self.receive(message, now),
             Input::Route(response) => return self.take_route(&response, now),
             Input::FlushNow => self.prepare_stop(),
-            Input::DnsUp
+            Input::DigestAnswer(_)
+            | Input::Held(_)
+            | Input::DnsUp
             | Input::DnsWritable
             | Input::DnsDown
             | Input::ReporterUp { .. }
             | Input::ReporterWritable
-            | Input::ReporterDown => self.handle_uplink(&input, now),
+            | Input::ReporterDown => self.handle_uplink(input, now),
         }
         Ok(())
     }
@@ -280,7 +294,7 @@ impl AgentCore {
             if let Some(output) = self.poll_uplinks() {
                 return Some(output);
             }
-            self.share_reporter_state();
+            self.share_states();
             if self.pass_statistics() {
                 continue;
             }
@@ -304,10 +318,7 @@ impl AgentCore {
                 self.outbox.put_back(to, message, now);
             }
             (Output::SendToDns(message), Some(uplinks)) => {
-                match message {
-                    DnsMessage::Query { .. } => uplinks.dns_stats.queries -= 1,
-                    DnsMessage::Forget(_) => uplinks.dns_stats.forgets -= 1,
-                }
+                *uplinks.counter(&message) -= 1;
                 uplinks.dns.unsent(message, now);
             }
             (Output::SendToReporter(message), Some(uplinks)) => uplinks.reporter.unsent(message, now),
@@ -369,6 +380,7 @@ impl AgentCore {
             }
             (Message::Route { module, route, confirmed }, _) => self.learn(module, &route, confirmed, now),
             (Message::Reporter(state), _) => self.hear_of_reporter(state),
+            (Message::HasDigests(has_digests), _) => self.table.set_has_digests(has_digests),
             (Message::Interest(interest), Some(uplinks)) => uplinks.note(interest, now),
             (Message::Status(message), Some(uplinks)) => {
                 self.flush.arrived += 1;
@@ -396,6 +408,9 @@ impl AgentCore {
             response.host.iter().filter_map(|host| Endpoint::from_wire(host).ok()).collect();
         let is_wanted = uplinks.dns.answered(module, response.peer_version, now);
         uplinks.count_route(response, &route, is_wanted);
+        if is_wanted {
+            uplinks.dns.holds(module, route_hash(module, route.iter().map(|endpoint| endpoint.addr)));
+        }
         if is_wanted && owner == self.shard {
             self.learn(module, &route, confirmed, now);
         } else if is_wanted {
@@ -404,7 +419,7 @@ impl AgentCore {
         Ok(())
     }
 
-    fn handle_uplink(&mut self, input: &Input, now: Moment) {
+    fn handle_uplink(&mut self, input: Input, now: Moment) {
         let Some(uplinks) = &mut self.uplinks else {
             debug_assert!(false, "only shard {UPLINKS_SHARD} has the connections");
             return;
@@ -417,9 +432,17 @@ impl AgentCore {
                     self.ready.push_back(Output::Log(Event::AsksAgain { modules }));
                 }
             }
+            Input::DigestAnswer(answer) => {
+                uplinks.dns_stats.digests_differing += u64::from(uplinks.dns.digest_answered(answer, now));
+            }
+            Input::Held(held) => {
+                let found = uplinks.dns.buckets_answered(held, now);
+                uplinks.dns_stats.digest_modules += found.differing as u64;
+                uplinks.dns_stats.digest_unwanted += found.unwanted as u64;
+            }
             Input::DnsWritable => uplinks.dns.writable(),
             Input::DnsDown => uplinks.dns.disconnected(),
-            Input::ReporterUp { caller } => uplinks.reporter.connected(*caller),
+            Input::ReporterUp { caller } => uplinks.reporter.connected(caller),
             Input::ReporterWritable => uplinks.reporter.writable(),
             Input::ReporterDown => uplinks.reporter.disconnected(),
             Input::FromShard(_) | Input::Route(_) | Input::FlushNow => {}
@@ -464,17 +487,24 @@ impl AgentCore {
         true
     }
 
-    /// Tells every shard what lars-reporter takes, if that is news. One that is behind hears the latest when it is not
-    /// any more.
-    fn share_reporter_state(&mut self) {
+    /// Tells every shard what lars-reporter takes and whether lars-dns knows digests, if that is news. One that is behind
+    /// hears the latest when it is not any more.
+    fn share_states(&mut self) {
         let Some(uplinks) = &mut self.uplinks else { return };
-        let state = uplinks.reporter.state();
+        let (state, has_digests) = (uplinks.reporter.state(), uplinks.dns.has_digests());
         for (shard, shared) in uplinks.shared.iter_mut().enumerate() {
-            if shard != self.shard && *shared != state && !self.outbox.is_behind(shard) {
-                self.outbox.push(shard, Message::Reporter(state));
-                *shared = state;
+            if shard == self.shard || self.outbox.is_behind(shard) {
+                continue;
             }
+            if shared.0 != state {
+                self.outbox.push(shard, Message::Reporter(state));
+            }
+            if shared.1 != has_digests {
+                self.outbox.push(shard, Message::HasDigests(has_digests));
+            }
+            *shared = (state, has_digests);
         }
+        self.table.set_has_digests(has_digests);
         self.hear_of_reporter(state);
     }
 
@@ -492,10 +522,7 @@ impl AgentCore {
             return Some(Output::CloseDns("it does not answer"));
         }
         if let Some(message) = uplinks.dns.poll_message(self.now) {
-            match message {
-                DnsMessage::Query { .. } => uplinks.dns_stats.queries += 1,
-                DnsMessage::Forget(_) => uplinks.dns_stats.forgets += 1,
-            }
+            *uplinks.counter(&message) += 1;
             return Some(Output::SendToDns(message));
         }
         uplinks.reporter.poll_message(self.now).map(Output::SendToReporter)
@@ -507,6 +534,16 @@ impl Uplinks {
         match interest {
             Interest::Want(module) => self.dns.want(module, now),
             Interest::Forget(module) => self.dns.forget(module, now),
+        }
+    }
+
+    /// Where messages of this kind are counted.
+    const fn counter(&mut self, message: &DnsMessage) -> &mut u64 {
+        match message {
+            DnsMessage::Query { .. } => &mut self.dns_stats.queries,
+            DnsMessage::Forget(_) => &mut self.dns_stats.forgets,
+            DnsMessage::Digest(Question::Digest(_)) => &mut self.dns_stats.digests,
+            DnsMessage::Digest(Question::Buckets(_)) => &mut self.dns_stats.digest_buckets,
         }
     }
 
@@ -541,7 +578,11 @@ mod tests {
 
     fn core(shard: usize) -> AgentCore {
         let (table, answer_timeout) = (TableConfig::default(), Duration::from_secs(15));
-        AgentCore::new(shard, SHARDS, CoreConfig { table, answer_timeout, routes_to_anyone: false })
+        AgentCore::new(
+            shard,
+            SHARDS,
+            CoreConfig { table, answer_timeout, routes_to_anyone: false, digest_spread: 0 },
+        )
     }
 
     fn client(ip: Ipv4Addr) -> Client {

@@ -42,8 +42,10 @@ enum Step {
 
 /// The sums of one connection, and the questions about them.
 #[derive(Debug)]
-pub(super) struct Digests {
+pub struct Digests {
     interval: Duration,
+    /// An answer that takes longer was lost.
+    patience: Duration,
     /// After so long the first one of a connection is due: each agent has its own, because many connect at once when a
     /// server ends.
     first_after: Duration,
@@ -55,11 +57,14 @@ pub(super) struct Digests {
 }
 
 impl Digests {
-    /// One digest per `interval`; `spread` is drawn at random by each agent.
-    pub(super) fn new(interval: Duration, spread: u32) -> Self {
+    /// One digest per `interval`; `spread` is drawn at random by each agent. If no answer comes for `answer_timeout`,
+    /// though other messages do, the next one is sent.
+    #[must_use]
+    pub fn new(interval: Duration, answer_timeout: Duration, spread: u32) -> Self {
         let part = f64::from(spread) / f64::from(u32::MAX);
         Self {
             interval,
+            patience: interval.max(answer_timeout),
             first_after: interval.mul_f64(part),
             whole: Digest::default(),
             buckets: BucketSums::default(),
@@ -99,8 +104,21 @@ impl Digests {
         matches!(self.step, Step::AwaitsAnswer(_) | Step::AwaitsBuckets { .. })
     }
 
+    /// When the digest was sent that is not answered yet.
+    pub(super) const fn awaits_answer(&self) -> Option<Moment> {
+        match self.step {
+            Step::AwaitsAnswer(asked_at) => Some(asked_at),
+            Step::Unknown | Step::Rests(_) | Step::Differs { .. } | Step::AwaitsBuckets { .. } => None,
+        }
+    }
+
     /// The next question, if it is time for one. It counts as sent.
     pub(super) fn poll(&mut self, now: Moment) -> Option<Question> {
+        if let Step::AwaitsAnswer(at) | Step::AwaitsBuckets { asked_at: at, .. } = self.step
+            && now.is_due(at + self.patience, self.patience)
+        {
+            self.step = Step::Rests(now);
+        }
         match self.step {
             Step::Rests(until) if now.is_due(until, self.interval) => {
                 (self.begun_at, self.step) = (now, Step::AwaitsAnswer(now));
@@ -128,7 +146,8 @@ impl Digests {
         match self.step {
             Step::Rests(until) => Some(until),
             Step::Differs { .. } => Some(Moment::ORIGIN),
-            Step::Unknown | Step::AwaitsAnswer(_) | Step::AwaitsBuckets { .. } => None,
+            Step::AwaitsAnswer(at) | Step::AwaitsBuckets { asked_at: at, .. } => Some(at + self.patience),
+            Step::Unknown => None,
         }
     }
 

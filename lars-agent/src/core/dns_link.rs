@@ -8,17 +8,29 @@
 //! know: each asks a few at a time, and for no more while many are not answered yet. So a busy server sets the pace, and
 //! what is judged is whether answers come, not how long one of them takes. What a lookup waits for goes ahead of that.
 //!
+//! What is subscribed is summed up on the way, for the [digests](super::digest) by which a server that knows them is
+//! asked whether it is what should be: what a digest finds is asked for again, or forgotten.
+//!
 //! Memory follows the number of modules wanted, which the tables bound.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
+    mem,
+    num::NonZeroU64,
     time::Duration,
 };
 
 use ahash::RandomState;
-use lars_proto::ModuleId;
+use lars_proto::{
+    ModuleId,
+    digest::{BUCKETS, Digest, Held, bucket},
+    messages::SubscriptionDigestAnswer,
+};
 
-use super::time::{Moment, Pause};
+use super::{
+    digest::{Digests, Question},
+    time::{Moment, Pause},
+};
 
 /// Known modules are asked for again in bursts of this size …
 pub const RESUBSCRIBE_BURST: usize = 10;
@@ -40,12 +52,31 @@ pub const PEER_VERSION: u32 = 1;
 const CHECKED_MODULES_MAX: usize = 64;
 
 /// A message to lars-dns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DnsMessage {
     /// Asks for a route. `peer_version` is 0 but in the first query of a connection.
     Query { module: ModuleId, peer_version: u32 },
     /// Ends a subscription.
     Forget(ModuleId),
+    /// Asks whether what is subscribed is what should be.
+    Digest(Question),
+}
+
+/// What a digest has found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Modules that are asked for again.
+    pub differing: usize,
+    /// Subscriptions that nobody wants, and that the server is told to end.
+    pub unwanted: usize,
+}
+
+/// A module that lookups want.
+#[derive(Clone, Copy, Debug)]
+struct Wanted {
+    query: Query,
+    /// Of the newest route that came on this connection, if its server knows digests.
+    hash: Option<NonZeroU64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +97,8 @@ pub struct DnsLink {
     /// A server that owes answers and sends none for so long is given up.
     answer_timeout: Duration,
     is_up: bool,
-    modules: HashMap<ModuleId, Query, RandomState>,
+    modules: HashMap<ModuleId, Wanted, RandomState>,
+    digests: Digests,
     /// These queues are for this connection and empty while there is none. They may hold modules that are in
     /// another state by now; those are skipped.
     fresh: VecDeque<ModuleId>,
@@ -85,21 +117,26 @@ pub struct DnsLink {
     is_given_up: bool,
     /// The next query announces this agent.
     announces: bool,
-    /// Whether this server knows `Forget`.
-    knows_forget: bool,
+    /// Whether this server has sent a route.
+    has_answered: bool,
+    /// Whether it knows the extensions.
+    knows_extensions: bool,
+    /// Whether the last server that has answered does.
+    has_digests: bool,
     /// Since the connection refused a message.
     pause: Pause,
 }
 
 impl DnsLink {
     /// A link that is down. A server that owes answers and has sent none, and nothing else either, for
-    /// `answer_timeout` is given up, whatever TCP thinks of the connection.
+    /// `answer_timeout` is given up, whatever TCP thinks of the connection. Digests go as `digests` say.
     #[must_use]
-    pub fn new(answer_timeout: Duration) -> Self {
+    pub fn new(answer_timeout: Duration, digests: Digests) -> Self {
         Self {
             answer_timeout,
             is_up: false,
             modules: HashMap::default(),
+            digests,
             fresh: VecDeque::new(),
             backlog: VecDeque::new(),
             forgets: VecDeque::new(),
@@ -110,7 +147,9 @@ impl DnsLink {
             silent_since: None,
             is_given_up: false,
             announces: false,
-            knows_forget: false,
+            has_answered: false,
+            knows_extensions: false,
+            has_digests: false,
             pause: Pause::default(),
         }
     }
@@ -120,9 +159,9 @@ impl DnsLink {
         self.reset();
         self.is_up = true;
         let (waiting, others): (Vec<_>, Vec<_>) =
-            self.modules.iter().partition(|&(_, &query)| query == Query::Fresh);
+            self.modules.iter().partition(|(_, wanted)| wanted.query == Query::Fresh);
         self.backlog = waiting.into_iter().chain(others).map(|(&module, _)| module).collect();
-        self.modules.values_mut().for_each(|query| *query = Query::Backlog);
+        self.modules.values_mut().for_each(|wanted| wanted.query = Query::Backlog);
         self.next_burst = now;
         self.announces = true;
         self.check_invariants();
@@ -135,13 +174,18 @@ impl DnsLink {
 
     /// Forgets what belongs to a connection.
     fn reset(&mut self) {
-        for query in self.modules.values_mut().filter(|query| matches!(query, Query::Sent(_))) {
-            *query = Query::Backlog;
+        for wanted in self.modules.values_mut() {
+            wanted.hash = None;
+            if matches!(wanted.query, Query::Sent(_)) {
+                wanted.query = Query::Backlog;
+            }
         }
+        self.digests.reset();
         (self.fresh, self.backlog, self.forgets) = Default::default();
         (self.left_in_burst, self.unanswered, self.answered_up_to) = (0, 0, Moment::ORIGIN);
         (self.silent_since, self.pause) = (None, Pause::default());
-        (self.is_given_up, self.announces, self.knows_forget) = (false, false, false);
+        (self.is_given_up, self.announces) = (false, false);
+        (self.has_answered, self.knows_extensions) = (false, false);
     }
 
     #[must_use]
@@ -155,13 +199,20 @@ impl DnsLink {
         self.modules.len()
     }
 
+    /// Whether the server knows digests, so that modules need not be asked for again one by one. Of a connection on which
+    /// nothing has come yet it is not known: then what the last one said stands.
+    #[must_use]
+    pub const fn has_digests(&self) -> bool {
+        self.has_digests
+    }
+
     /// A lookup wants the route of `module`. A query that is under way already is not repeated: answers come in the
     /// order of the queries, so only one that was passed over got lost.
     pub fn want(&mut self, module: ModuleId, now: Moment) {
-        let ask = match self.modules.get(&module) {
+        let ask = match self.query(module) {
             None | Some(Query::Subscribed | Query::Backlog) => true,
             Some(Query::Fresh) => false,
-            Some(&Query::Sent(at)) => {
+            Some(Query::Sent(at)) => {
                 now.is_due(at + QUERY_TIMEOUT, QUERY_TIMEOUT) && self.answered_up_to > at
             }
         };
@@ -177,13 +228,15 @@ impl DnsLink {
 
     /// No lookup wants `module` any more.
     pub fn forget(&mut self, module: ModuleId, now: Moment) {
-        match self.modules.remove(&module) {
-            Some(Query::Sent(_)) => {
-                self.answer_is_not_owed(now);
-                self.unsubscribe(module);
-            }
-            Some(Query::Subscribed) => self.unsubscribe(module),
-            Some(Query::Fresh | Query::Backlog) | None => {}
+        let Some(Wanted { query, hash }) = self.modules.remove(&module) else { return };
+        if let Some(hash) = hash {
+            self.digests.remove(module, hash);
+        }
+        if matches!(query, Query::Sent(_)) {
+            self.answer_is_not_owed(now);
+        }
+        if hash.is_some() || matches!(query, Query::Sent(_) | Query::Subscribed) {
+            self.unsubscribe(module);
         }
         self.check_invariants();
     }
@@ -191,14 +244,14 @@ impl DnsLink {
     /// A route came, as an answer or a push, from a server that knows the extensions of `peer_version`, which is 0
     /// where it does not say. False if nobody wants the route.
     pub fn answered(&mut self, module: ModuleId, peer_version: u32, now: Moment) -> bool {
-        self.knows_forget |= peer_version > 0;
-        self.silent_since = (self.unanswered > 0).then_some(now);
-        let is_wanted = match self.modules.get(&module) {
+        self.learn_version(peer_version, now);
+        self.silent_since = self.owes().then_some(now);
+        let is_wanted = match self.query(module) {
             None => {
                 self.unsubscribe(module);
                 false
             }
-            Some(&Query::Sent(at)) => {
+            Some(Query::Sent(at)) => {
                 self.answered_up_to = self.answered_up_to.max(at);
                 self.set(module, Query::Subscribed, now);
                 true
@@ -207,6 +260,57 @@ impl DnsLink {
         };
         self.check_invariants();
         is_wanted
+    }
+
+    /// The route that came for `module` has this hash.
+    pub fn holds(&mut self, module: ModuleId, hash: NonZeroU64) {
+        let Some(wanted) = self.modules.get_mut(&module).filter(|_| self.knows_extensions) else { return };
+        if let Some(before) = wanted.hash.replace(hash) {
+            self.digests.remove(module, before);
+        }
+        self.digests.add(module, hash);
+        self.check_invariants();
+    }
+
+    /// What the server makes of a digest. Whether that differs from what there is now.
+    pub fn digest_answered(&mut self, answer: SubscriptionDigestAnswer, now: Moment) -> bool {
+        let Some(asked_at) = self.digests.awaits_answer() else { return false };
+        // Answers come in the order of the questions.
+        self.answered_up_to = self.answered_up_to.max(asked_at);
+        let differs = self.digests.answered(answer);
+        self.silent_since = self.owes().then_some(now);
+        self.check_invariants();
+        differs
+    }
+
+    /// What the server has in the buckets that differ: modules that are not the same here are asked for again, and those
+    /// that nobody wants are forgotten.
+    pub fn buckets_answered(&mut self, held: Held, now: Moment) -> Found {
+        let Some(asked_at) = self.digests.buckets_answered(held.end) else { return Found::default() };
+        self.silent_since = self.owes().then_some(now);
+        let mut differs = [false; BUCKETS];
+        held.buckets.iter().for_each(|&bucket| differs[usize::from(bucket)] = true);
+        let mut theirs: HashMap<ModuleId, u64, RandomState> = held.modules.into_iter().collect();
+        let ours = self.modules.iter().filter(|(module, _)| differs[bucket(**module)]);
+        let again: Vec<ModuleId> = ours
+            .filter(|&(module, wanted)| {
+                let theirs = theirs.remove(module);
+                match wanted.query {
+                    Query::Subscribed => theirs.is_none() || theirs != wanted.hash.map(NonZeroU64::get),
+                    // Its answer would have come before this one.
+                    Query::Sent(at) => at < asked_at,
+                    Query::Fresh | Query::Backlog => false,
+                }
+            })
+            .map(|(&module, _)| module)
+            .collect();
+        for &module in &again {
+            self.set(module, Query::Backlog, now);
+            self.backlog.push_back(module);
+        }
+        theirs.keys().for_each(|&module| self.unsubscribe(module));
+        self.check_invariants();
+        Found { differing: again.len(), unwanted: theirs.len() }
     }
 
     /// The next message to send now. It counts as sent.
@@ -218,9 +322,11 @@ impl DnsLink {
         if let Some(module) = self.forgets.pop_front() {
             return Some(DnsMessage::Forget(module));
         }
-        let module = self.next_fresh().or_else(|| self.next_of_burst(now))?;
+        let Some(module) = self.next_fresh().or_else(|| self.next_of_burst(now)) else {
+            return self.next_digest(now);
+        };
         self.set(module, Query::Sent(now), now);
-        let peer_version = if std::mem::take(&mut self.announces) { PEER_VERSION } else { 0 };
+        let peer_version = if mem::take(&mut self.announces) { PEER_VERSION } else { 0 };
         self.check_invariants();
         Some(DnsMessage::Query { module, peer_version })
     }
@@ -234,6 +340,10 @@ impl DnsLink {
                 self.fresh.push_front(module);
             }
             DnsMessage::Forget(module) => self.forgets.push_front(module),
+            DnsMessage::Digest(_) => {
+                self.digests.unsent();
+                self.silent_since = self.silent_since.filter(|_| self.owes());
+            }
         }
         self.pause.begin(now);
         self.check_invariants();
@@ -274,8 +384,45 @@ impl DnsLink {
         if !self.forgets.is_empty() || !self.fresh.is_empty() && self.unanswered < UNANSWERED_MAX {
             return Some(Moment::ORIGIN);
         }
-        let may_resubscribe = !self.backlog.is_empty() && self.unanswered < RESUBSCRIBE_UNANSWERED_MAX;
-        may_resubscribe.then_some(if self.left_in_burst > 0 { Moment::ORIGIN } else { self.next_burst })
+        if !self.may_resubscribe() {
+            return self.digests.poll_timeout();
+        }
+        Some(if self.left_in_burst > 0 { Moment::ORIGIN } else { self.next_burst })
+    }
+
+    /// Whether modules are left to be asked for again, and may be.
+    fn may_resubscribe(&self) -> bool {
+        !self.backlog.is_empty() && self.unanswered < RESUBSCRIBE_UNANSWERED_MAX
+    }
+
+    /// A digest waits for what is being asked for again, because until then there is a difference.
+    fn next_digest(&mut self, now: Moment) -> Option<DnsMessage> {
+        if self.may_resubscribe() {
+            return None;
+        }
+        let question = self.digests.poll(now)?;
+        self.silent_since.get_or_insert(now);
+        self.check_invariants();
+        Some(DnsMessage::Digest(question))
+    }
+
+    fn learn_version(&mut self, peer_version: u32, now: Moment) {
+        let is_first = !mem::replace(&mut self.has_answered, true);
+        if peer_version > 0 {
+            (self.knows_extensions, self.has_digests) = (true, true);
+            self.digests.begin(now);
+        } else if is_first {
+            self.has_digests = false;
+        }
+    }
+
+    fn query(&self, module: ModuleId) -> Option<Query> {
+        self.modules.get(&module).map(|wanted| wanted.query)
+    }
+
+    /// Whether the server owes answers.
+    const fn owes(&self) -> bool {
+        self.unanswered > 0 || self.digests.is_owed()
     }
 
     /// Modules that were forgotten stay in the queue until their turn; while nothing can be sent that must not make
@@ -283,8 +430,7 @@ impl DnsLink {
     fn drop_outdated(&mut self) {
         if self.fresh.len() > 2 * self.modules.len() + UNANSWERED_MAX {
             let mut seen = HashSet::with_capacity(self.modules.len());
-            self.fresh
-                .retain(|module| self.modules.get(module) == Some(&Query::Fresh) && seen.insert(*module));
+            self.fresh.retain(|module| is_in(&self.modules, *module, Query::Fresh) && seen.insert(*module));
         }
     }
 
@@ -293,11 +439,11 @@ impl DnsLink {
             return None;
         }
         std::iter::from_fn(|| self.fresh.pop_front())
-            .find(|module| self.modules.get(module) == Some(&Query::Fresh))
+            .find(|module| is_in(&self.modules, *module, Query::Fresh))
     }
 
     fn next_of_burst(&mut self, now: Moment) -> Option<ModuleId> {
-        if self.backlog.is_empty() || self.unanswered >= RESUBSCRIBE_UNANSWERED_MAX {
+        if !self.may_resubscribe() {
             return None;
         }
         if self.left_in_burst == 0 && now.is_due(self.next_burst, RESUBSCRIBE_INTERVAL) {
@@ -308,15 +454,16 @@ impl DnsLink {
             return None;
         }
         let next = std::iter::from_fn(|| self.backlog.pop_front())
-            .find(|module| self.modules.get(module) == Some(&Query::Backlog));
+            .find(|module| is_in(&self.modules, *module, Query::Backlog));
         self.left_in_burst -= usize::from(next.is_some());
         next
     }
 
     /// Puts `module` into a state, and counts what is owed.
     fn set(&mut self, module: ModuleId, query: Query, now: Moment) {
-        let before = self.modules.insert(module, query);
-        if matches!(before, Some(Query::Sent(_))) {
+        let wanted = self.modules.entry(module).or_insert(Wanted { query: Query::Backlog, hash: None });
+        let before = mem::replace(&mut wanted.query, query);
+        if matches!(before, Query::Sent(_)) {
             self.answer_is_not_owed(now);
         }
         if matches!(query, Query::Sent(_)) {
@@ -327,12 +474,12 @@ impl DnsLink {
 
     fn answer_is_not_owed(&mut self, now: Moment) {
         self.unanswered -= 1;
-        self.silent_since = self.silent_since.filter(|_| self.unanswered > 0).map(|since| since.min(now));
+        self.silent_since = self.silent_since.filter(|_| self.owes()).map(|since| since.min(now));
     }
 
     /// Has the server push `module` no more, if it knows how.
     fn unsubscribe(&mut self, module: ModuleId) {
-        if self.is_up && self.knows_forget && self.forgets.len() < FORGETS_MAX {
+        if self.is_up && self.knows_extensions && self.forgets.len() < FORGETS_MAX {
             self.forgets.push_back(module);
         }
     }
@@ -343,20 +490,27 @@ impl DnsLink {
         if !cfg!(debug_assertions) || self.modules.len() > CHECKED_MODULES_MAX {
             return;
         }
-        let sent = self.modules.values().filter(|query| matches!(query, Query::Sent(_))).count();
+        let sent = self.modules.values().filter(|wanted| matches!(wanted.query, Query::Sent(_))).count();
         assert_eq!(sent, self.unanswered, "what is owed is counted");
-        assert!(self.silent_since.is_none() || self.unanswered > 0, "only who owes something can be silent");
+        assert!(self.silent_since.is_none() || self.owes(), "only who owes something can be silent");
+        let mut whole = Digest::default();
+        self.modules.values().filter_map(|wanted| wanted.hash).for_each(|hash| whole.add(hash));
+        assert_eq!(self.digests.whole(), whole, "what is subscribed is summed up");
         if !self.is_up {
             return;
         }
-        for (module, query) in &self.modules {
-            match query {
+        for (module, wanted) in &self.modules {
+            match wanted.query {
                 Query::Fresh => assert!(self.fresh.contains(module), "{module} is in the queue"),
                 Query::Backlog => assert!(self.backlog.contains(module), "{module} is in the backlog"),
                 Query::Subscribed | Query::Sent(_) => {}
             }
         }
     }
+}
+
+fn is_in(modules: &HashMap<ModuleId, Wanted, RandomState>, module: ModuleId, query: Query) -> bool {
+    modules.get(&module).is_some_and(|wanted| wanted.query == query)
 }
 
 #[cfg(test)]
@@ -371,6 +525,9 @@ mod tests {
     const T0: Moment = Moment::ORIGIN;
     const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 
+    /// Longer than most tests, so that digests are out of their way.
+    const INTERVAL: Duration = Duration::from_secs(1_000);
+
     fn module(n: i32) -> ModuleId {
         ModuleId::new(n, 0)
     }
@@ -378,7 +535,7 @@ mod tests {
     fn poll_query(link: &mut DnsLink, now: Moment) -> Option<ModuleId> {
         match link.poll_message(now)? {
             DnsMessage::Query { module, .. } => Some(module),
-            DnsMessage::Forget(module) => panic!("{module} is to be forgotten"),
+            other @ (DnsMessage::Forget(_) | DnsMessage::Digest(_)) => panic!("{other:?}"),
         }
     }
 
@@ -399,8 +556,12 @@ mod tests {
         sent
     }
 
+    fn link() -> DnsLink {
+        DnsLink::new(ANSWER_TIMEOUT, Digests::new(INTERVAL, ANSWER_TIMEOUT, u32::MAX))
+    }
+
     fn up() -> DnsLink {
-        let mut link = DnsLink::new(ANSWER_TIMEOUT);
+        let mut link = link();
         link.connected(T0);
         link
     }
@@ -455,7 +616,7 @@ mod tests {
 
     #[test]
     fn what_is_wanted_while_the_link_is_down_is_asked_for_when_it_is_up() {
-        let mut link = DnsLink::new(ANSWER_TIMEOUT);
+        let mut link = link();
         link.want(module(1), T0);
         assert_eq!((sent_at(&mut link, T0), link.poll_timeout()), (vec![], None));
         link.connected(T0);
@@ -539,7 +700,7 @@ mod tests {
         link.connected(T0);
         let first = link.poll_message(T0).expect("a query");
         assert!(matches!(first, DnsMessage::Query { peer_version: PEER_VERSION, .. }), "{first:?}");
-        link.unsent(first, T0);
+        link.unsent(first.clone(), T0);
         assert_eq!(link.poll_message(T0), None, "the connection is full");
         link.writable();
         assert_eq!(link.poll_message(T0), Some(first), "not announced before it is sent");
@@ -571,8 +732,8 @@ mod tests {
         link.forget(module(0), T0);
         link.want(module(0), T0);
         let forget = DnsMessage::Forget(module(0));
-        assert_eq!(link.poll_message(T0), Some(forget));
-        link.unsent(forget, T0);
+        assert_eq!(link.poll_message(T0), Some(forget.clone()));
+        link.unsent(forget.clone(), T0);
         assert_eq!(link.poll_timeout(), Some(T0 + RETRY_INTERVAL));
         let later = T0 + RETRY_INTERVAL;
         assert_eq!(link.poll_message(later), Some(forget));
@@ -675,7 +836,7 @@ mod tests {
         /// Whatever happens, once the link stays up every wanted module gets asked for on this connection.
         #[test]
         fn every_wanted_module_is_subscribed_in_the_end(steps in prop::collection::vec(step(), 0..300)) {
-            let (mut link, mut now) = (DnsLink::new(ANSWER_TIMEOUT), T0);
+            let (mut link, mut now) = (link(), T0);
             let mut wanted = BTreeSet::new();
             for step in steps {
                 match step {

@@ -8,6 +8,7 @@
 //! * [`balancer`]: one module's hosts and which of them comes next.
 //! * [`statistics`]: when a module's call counts are sent, and in what portions.
 //! * [`dns_link`]: which routes are asked for, and when.
+//! * [`digest`]: whether lars-dns agrees on what is subscribed, asked all at once.
 //! * [`reporter_link`]: what goes to lars-reporter.
 //! * `outbox`: what goes to the other shards.
 //! * [`time`]: the clock reading that is passed in.
@@ -25,6 +26,8 @@ pub mod balancer;
 pub mod statistics;
 
 pub mod dns_link;
+
+pub mod digest;
 
 pub mod reporter_link;
 

@@ -7,7 +7,8 @@
 //! A module is either *without hosts* (not learned yet, or known to be empty) or *with hosts*, in which
 //! case a balancer has them. One moment per module, `ask_at`, says from when on a lookup asks lars-dns:
 //! at once for a new module, [`ASK_AGAIN_INTERVAL`] after a question (answers get lost), `update_timeout`
-//! after an answer. So no module stays without an answer for ever, and none is asked for at every lookup.
+//! after an answer. So no module stays without an answer for ever, and none is asked for at every lookup. While
+//! lars-dns knows digests, modules that it has answered are not asked for at all: a digest finds what is not current.
 //!
 //! Anybody on the machine can look up modules that nobody serves. When they fill the table, the one among them that
 //! nobody has looked up for longest makes room for a new one.
@@ -153,6 +154,7 @@ pub struct Table {
     misses: LinkedOrder<0>,
     interests: VecDeque<Interest>,
     doubts: Doubts,
+    has_digests: bool,
     /// When it was last noted that the table is full, and whether somebody should be told.
     full_at: Option<Moment>,
     is_full_news: bool,
@@ -179,6 +181,7 @@ impl Table {
             misses: LinkedOrder::default(),
             interests: VecDeque::new(),
             doubts,
+            has_digests: false,
             full_at: None,
             is_full_news: false,
             changes: VecDeque::new(),
@@ -312,6 +315,11 @@ impl Table {
         self.check_invariants();
     }
 
+    /// Whether digests find out what is not current, so that lookups need not.
+    pub fn set_has_digests(&mut self, has_digests: bool) {
+        self.has_digests = has_digests;
+    }
+
     /// Whether [`Table::poll_interest`] or [`Table::poll_change`] has something to give.
     #[must_use]
     pub fn has_output(&self) -> bool {
@@ -424,7 +432,10 @@ impl Table {
             None => self.insert_module(id, now)?,
         };
         let module = &mut self.modules[key];
-        module.ask(&mut self.interests, &self.config, now);
+        // Where digests find what is not current, only the sweep asks again, for what is in doubt.
+        if !self.has_digests || !module.is_learned {
+            module.ask(&mut self.interests, &self.config, now);
+        }
         if module.balancer.is_none() {
             module.missed_at = now;
             self.misses.remove(&mut self.modules, key as u32);

@@ -16,7 +16,7 @@ use lars_service::Shutdown;
 use super::{shard::AgentShard, uplinks};
 use crate::{
     config::{AgentConfig, ApiConfig},
-    core::agent::{AgentCore, FlushState, Message, UPLINKS_SHARD},
+    core::agent::{AgentCore, CoreConfig, FlushState, Message, UPLINKS_SHARD},
     stats::{AgentStats, CoreStats},
 };
 
@@ -149,7 +149,8 @@ pub fn run(config: AgentConfig, shutdown: &Shutdown) -> Result<(), StartError> {
 fn start_shards(config: &AgentConfig, sockets: &UdpSockets) -> Result<Shards<AgentShard>, ShardsError> {
     let (started, count, senders) = (Instant::now(), config.api.shards, sockets.senders());
     let mailboxes = Mailboxes::<Message>::new(count, MESSAGES_MAX);
-    let (core_config, caller_ip, boxes) = (config.core.clone(), config.caller_ip, mailboxes.clone());
+    let core_config = CoreConfig { digest_spread: fastrand::u32(..), ..config.core.clone() };
+    let (caller_ip, boxes) = (config.caller_ip, mailboxes.clone());
     let shards_config = ShardsConfig {
         name: "lars-agent".into(),
         shards: count,

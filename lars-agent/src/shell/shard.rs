@@ -6,8 +6,12 @@ use std::{
 };
 
 use lars_proto::{
-    HostAddr, ModuleId, frame, lookup,
-    messages::{ApiGetRouteRequest, Forget, GetHostResponse, GetRouteRequest, MessageId, RetCode},
+    HostAddr, ModuleId,
+    digest::Digest,
+    frame, lookup,
+    messages::{
+        ApiGetRouteRequest, Forget, GetHostResponse, GetRouteRequest, MessageId, RetCode, SubscriptionDigest,
+    },
     route::{self, Extensions, RouteReply},
 };
 use lars_runtime::{ConnId, Datagram, LogThrottle, Mailboxes, ShardContext, UdpSender};
@@ -17,6 +21,7 @@ use crate::{
     core::{
         agent::{AgentCore, Busy, Client, Event, FlushState, Input, Message, Output, Reply, Request},
         balancer::Outcome,
+        digest::Question,
         dns_link::DnsMessage,
         table::Answer,
         time::Moment,
@@ -179,6 +184,13 @@ impl AgentShard {
             DnsMessage::Forget(module) => {
                 let forget = Forget { modid: module.modid, cmdid: module.cmdid };
                 self.send(net, self.dns, MessageId::Forget, &forget)
+            }
+            DnsMessage::Digest(Question::Digest(Digest { count, sum })) => {
+                let digest = SubscriptionDigest { count, sum };
+                self.send(net, self.dns, MessageId::SubscriptionDigest, &digest)
+            }
+            DnsMessage::Digest(Question::Buckets(ref sums)) => {
+                self.send(net, self.dns, MessageId::BucketSums, sums)
             }
         };
         sent.then_some(()).ok_or(Output::SendToDns(message))

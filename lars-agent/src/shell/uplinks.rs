@@ -1,8 +1,9 @@
 //! The connections to lars-dns and lars-reporter: what happens on them goes to the core of the shard they live on.
 
 use lars_proto::{
+    digest::Held,
     frame,
-    messages::{GetRouteResponse, MessageId},
+    messages::{BucketSumsAnswer, GetRouteResponse, MessageId, SubscriptionDigestAnswer},
 };
 use lars_runtime::{ConnId, Flow, Handlers, ShardContext};
 use prost::Message;
@@ -16,6 +17,8 @@ type Context = ShardContext<AgentShard>;
 pub(super) fn dns() -> Handlers<AgentShard> {
     Handlers::new(frame::next)
         .on(MessageId::GetRouteResponse as i32, on_route)
+        .on(MessageId::SubscriptionDigestAnswer as i32, on_digest_answer)
+        .on(MessageId::BucketSumsAnswer as i32, on_held)
         .opened(dns_opened)
         .writable(|shard, net, _| tell(shard, net, Input::DnsWritable))
         .closed(|shard, net, _, _| {
@@ -60,6 +63,22 @@ fn on_route(shard: &mut AgentShard, net: &mut Context, _: ConnId, body: &[u8]) -
         // Offered again soon.
         Err(Busy) => Flow::Busy,
     }
+}
+
+fn on_digest_answer(shard: &mut AgentShard, net: &mut Context, _: ConnId, body: &[u8]) -> Flow {
+    let Ok(answer) = SubscriptionDigestAnswer::decode(body) else {
+        return Flow::Close("malformed answer to a digest");
+    };
+    tell(shard, net, Input::DigestAnswer(answer));
+    Flow::Continue
+}
+
+fn on_held(shard: &mut AgentShard, net: &mut Context, _: ConnId, body: &[u8]) -> Flow {
+    let Some(held) = BucketSumsAnswer::decode(body).ok().and_then(Held::from_wire) else {
+        return Flow::Close("malformed answer to bucket sums");
+    };
+    tell(shard, net, Input::Held(held));
+    Flow::Continue
 }
 
 fn tell(shard: &mut AgentShard, net: &mut Context, input: Input) {

@@ -131,7 +131,11 @@ mod tests {
 
     fn core(shard: usize) -> AgentCore {
         let (table, answer_timeout) = (TableConfig::default(), Duration::from_secs(15));
-        AgentCore::new(shard, 2, CoreConfig { table, answer_timeout, routes_to_anyone: false })
+        AgentCore::new(
+            shard,
+            2,
+            CoreConfig { table, answer_timeout, routes_to_anyone: false, digest_spread: 0 },
+        )
     }
 
     fn client(port: u16) -> Client {
