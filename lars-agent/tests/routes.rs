@@ -233,6 +233,54 @@ fn lars_dns_is_told_what_was_forgotten_and_the_deployed_server_is_not() {
     agent.stop();
 }
 
+/// With so short an update timeout that lookups would ask for every module again and again.
+#[test]
+fn a_server_with_digests_is_asked_for_what_differs_and_nothing_else() {
+    let stage = Stage::with(|raw| raw.balance.update_timeout_ms = 50);
+    let client = stage.client();
+    stage.dns.announce();
+    MODULES.iter().for_each(|&module| stage.dns.set_route(module, &hosts([1, 2])));
+    let all_have = |ports: [u16; 2]| MODULES.iter().all(|&m| client.get_route(m) == hosts(ports));
+    eventually("all modules are known", || all_have([1, 2]));
+    let digests = || stage.agent.stats().dns.digests;
+    let next_digests = || {
+        let before = digests();
+        eventually("two more digests", || all_have([1, 2]) && digests() >= before + 2);
+    };
+    next_digests();
+    let asked = stage.dns.queries();
+    next_digests();
+    assert_eq!(stage.dns.queries(), asked, "lookups ask for nothing");
+
+    stage.dns.set_route(ONE, &hosts([3]));
+    eventually("a push that was lost is made good", || client.get_route(ONE) == hosts([3]));
+    assert_eq!(stage.dns.queries(), [&asked[..], &[ONE]].concat(), "and nothing else was asked for");
+    let (lost, unwanted) = (MODULES[1], ModuleId::new(77, 7));
+    stage.dns.confuse(lost);
+    stage.dns.confuse(unwanted);
+    let mut expected = MODULES;
+    expected.sort_unstable();
+    eventually("subscriptions are what they should be", || stage.dns.subscribed() == expected);
+    assert_eq!(stage.dns.queries(), [&asked[..], &[ONE, lost]].concat());
+    assert_eq!(stage.dns.forgotten(), [unwanted]);
+    let stats = stage.agent.stats().dns;
+    assert_eq!((stats.digest_modules, stats.digest_unwanted), (2, 1));
+    stage.agent.stop();
+}
+
+#[test]
+fn a_deployed_server_is_asked_as_ever_and_gets_no_digest() {
+    let stage = Stage::with(|raw| raw.balance.update_timeout_ms = 50);
+    let client = stage.client();
+    stage.dns.set_route(ONE, &hosts([1]));
+    eventually("it is asked again and again", || {
+        client.pick(ONE);
+        stage.dns.queries().len() >= 5
+    });
+    assert_eq!(stage.agent.stats().dns.digests, 0);
+    stage.agent.stop();
+}
+
 #[test]
 fn a_link_that_talks_nonsense_is_made_anew() {
     let stage = Stage::start();

@@ -653,6 +653,16 @@ impl World {
         self.sick.clear();
         self.dns.hangs = false;
         self.connect_reporter();
+        self.connect_dns();
+        self.settle();
+        // As the last thing, so that nothing but a digest can find it.
+        for _ in 0..10 {
+            let (module, hosts) = (any_module(&mut self.rng), any_hosts(&mut self.rng));
+            self.edit(module, hosts);
+            if self.dns.has_announced {
+                self.dns.fail(&mut self.rng);
+            }
+        }
         // A window of 20 s at most may end with an ejection, and that with a recovery 20 s later. Only deadlines drive
         // the cores.
         let end = self.now + Duration::from_secs(45);

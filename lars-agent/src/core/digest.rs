@@ -179,3 +179,117 @@ impl Digests {
         self.step = Step::Rests(self.begun_at + self.interval);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const INTERVAL: Duration = Duration::from_secs(16);
+    const PATIENCE: Duration = Duration::from_secs(20);
+    const T0: Moment = Moment::ORIGIN;
+    const MODULE: ModuleId = ModuleId::new(1, 1);
+
+    fn hash(n: u64) -> NonZeroU64 {
+        NonZeroU64::new(n).expect("not 0")
+    }
+
+    /// Of a connection whose first answer has come.
+    fn begun(spread: u32) -> Digests {
+        let mut digests = Digests::new(INTERVAL, PATIENCE, spread);
+        digests.begin(T0);
+        digests.add(MODULE, hash(7));
+        digests
+    }
+
+    fn differing(sum: u64) -> SubscriptionDigestAnswer {
+        SubscriptionDigestAnswer { differs: true, count: 1, sum }
+    }
+
+    const SAME: SubscriptionDigestAnswer = SubscriptionDigestAnswer { differs: false, count: 0, sum: 0 };
+
+    #[test]
+    fn each_agent_has_its_own_time_and_keeps_it() {
+        for (spread, first) in [(0, 0), (u32::MAX / 2 + 1, 8), (u32::MAX, 16)] {
+            let mut digests = begun(spread);
+            let first = T0 + first * SECOND;
+            let due = digests.poll_timeout().expect("it is known when");
+            assert!(first.elapsed().abs_diff(due.elapsed()) < SECOND / 1_000, "{due:?}");
+            assert_eq!(digests.poll(due), Some(Question::Digest(digests.whole())));
+            assert!(!digests.answered(SAME));
+            assert_eq!(digests.poll_timeout(), Some(due + INTERVAL));
+            assert_eq!(digests.poll(due + INTERVAL.mul_f32(0.9)), None);
+        }
+        assert_eq!(
+            Digests::new(INTERVAL, PATIENCE, 0).poll_timeout(),
+            None,
+            "deployed servers know no digests"
+        );
+    }
+
+    #[test]
+    fn what_has_come_before_the_answer_is_no_difference() {
+        let mut digests = begun(0);
+        digests.poll(T0);
+        digests.remove(MODULE, hash(7));
+        digests.add(MODULE, hash(8));
+        assert!(!digests.answered(differing(8)), "a push was under way");
+        assert_eq!(digests.poll_timeout(), Some(T0 + INTERVAL));
+        digests.poll(T0 + INTERVAL);
+        assert!(digests.answered(differing(9)));
+        let question = digests.poll(T0 + INTERVAL);
+        assert!(matches!(question, Some(Question::Buckets(sums)) if sums.sums.len() == BUCKETS));
+    }
+
+    #[test]
+    fn buckets_are_asked_about_until_none_is_left() {
+        let mut digests = begun(0);
+        digests.poll(T0);
+        digests.answered(differing(0));
+        for (first, end) in [(0, 100), (100, 255), (255, BUCKETS)] {
+            let question = digests.poll(T0);
+            assert!(matches!(question, Some(Question::Buckets(sums)) if sums.first as usize == first));
+            assert_eq!(digests.buckets_answered(end), Some(T0));
+            assert_eq!(digests.buckets_answered(end), None, "nothing was asked");
+        }
+        assert_eq!(digests.poll_timeout(), Some(T0 + INTERVAL));
+        digests.poll(T0 + INTERVAL);
+        digests.answered(differing(0));
+        digests.poll(T0 + INTERVAL);
+        digests.buckets_answered(0);
+        assert_eq!(
+            digests.poll_timeout(),
+            Some(T0 + 2 * INTERVAL),
+            "a server that gets nowhere is asked later"
+        );
+    }
+
+    #[test]
+    fn what_could_not_be_sent_comes_again() {
+        let mut digests = begun(0);
+        digests.poll(T0);
+        digests.unsent();
+        assert!(!digests.is_owed());
+        assert_eq!(digests.poll(T0), Some(Question::Digest(digests.whole())));
+        digests.answered(differing(0));
+        let question = digests.poll(T0);
+        digests.unsent();
+        assert_eq!(digests.poll(T0), question);
+        assert!(digests.is_owed());
+    }
+
+    #[test]
+    fn after_an_answer_that_was_lost_the_next_digest_is_sent() {
+        let mut digests = begun(0);
+        digests.poll(T0);
+        assert_eq!(digests.poll_timeout(), Some(T0 + PATIENCE));
+        assert_eq!(digests.poll(T0 + PATIENCE), Some(Question::Digest(digests.whole())));
+        assert!(digests.answered(differing(0)));
+        digests.poll(T0 + PATIENCE);
+        let later = T0 + 2 * PATIENCE;
+        assert_eq!(digests.poll_timeout(), Some(later));
+        assert_eq!(digests.poll(later), Some(Question::Digest(digests.whole())));
+        digests.reset();
+        assert_eq!((digests.poll_timeout(), digests.answered(differing(0))), (None, false));
+    }
+}

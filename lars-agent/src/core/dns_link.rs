@@ -517,6 +517,7 @@ fn is_in(modules: &HashMap<ModuleId, Wanted, RandomState>, module: ModuleId, que
 mod tests {
     use std::collections::BTreeSet;
 
+    use lars_proto::digest::route_hash;
     use proptest::prelude::*;
 
     use super::*;
@@ -805,6 +806,78 @@ mod tests {
         link.answered(module(0), 0, later);
         assert!(!link.poll_close(T0 + ANSWER_TIMEOUT));
         assert!(link.poll_close(later + ANSWER_TIMEOUT));
+    }
+
+    /// A digest is under way that differs, and so is the question about buckets.
+    fn differing(count: i32) -> DnsLink {
+        let mut link = subscribed(count);
+        link.answered(module(0), 1, T0);
+        (0..count).for_each(|n| link.holds(module(n), route_hash(module(n), [])));
+        let later = T0 + INTERVAL;
+        assert!(matches!(link.poll_message(later), Some(DnsMessage::Digest(Question::Digest(_)))));
+        assert!(link.digest_answered(SubscriptionDigestAnswer { differs: true, count: 0, sum: 0 }, later));
+        assert!(matches!(link.poll_message(later), Some(DnsMessage::Digest(Question::Buckets(_)))));
+        link
+    }
+
+    /// What a server says that has these in all buckets, each with the hash of an empty route or another one.
+    fn held(modules: &[(i32, bool)]) -> Held {
+        let hash = |n, is_same| if is_same { route_hash(module(n), []).get() } else { 1 };
+        let modules = modules.iter().map(|&(n, is_same)| (module(n), hash(n, is_same)));
+        Held { end: BUCKETS, buckets: (0..=u8::MAX).collect(), modules: modules.collect() }
+    }
+
+    #[test]
+    fn only_what_differs_is_asked_for_again_and_what_nobody_wants_is_forgotten() {
+        let mut link = differing(5);
+        let later = T0 + INTERVAL;
+        // Wanted after the question, so the server cannot have it.
+        link.want(module(10), later);
+        assert_eq!(poll_query(&mut link, later), Some(module(10)));
+        let found =
+            link.buckets_answered(held(&[(0, true), (1, false), (3, true), (4, true), (9, true)]), later);
+        assert_eq!(found, Found { differing: 2, unwanted: 1 });
+        assert_eq!(link.poll_message(later), Some(DnsMessage::Forget(module(9))));
+        let asked: BTreeSet<ModuleId> = sent_at(&mut link, later).into_iter().collect();
+        assert_eq!(asked, [module(1), module(2)].into(), "one is another, one was lost");
+        assert_eq!(link.buckets_answered(held(&[]), later), Found::default(), "nothing was asked");
+    }
+
+    #[test]
+    fn a_query_whose_answer_would_have_come_by_now_is_repeated() {
+        let mut link = subscribed(1);
+        link.answered(module(0), 1, T0);
+        link.want(module(1), T0);
+        assert_eq!(sent_at(&mut link, T0), [module(1)]);
+        let later = T0 + INTERVAL;
+        link.poll_message(later);
+        assert!(link.digest_answered(SubscriptionDigestAnswer { differs: true, count: 2, sum: 1 }, later));
+        link.poll_message(later);
+        assert_eq!(link.buckets_answered(held(&[(0, true), (1, true)]), later).differing, 2);
+        let asked: BTreeSet<ModuleId> = sent_at(&mut link, later).into_iter().collect();
+        assert_eq!(asked, [module(0), module(1)].into(), "of the other one no hash was noted");
+    }
+
+    #[test]
+    fn a_server_that_answers_no_digest_is_given_up() {
+        let mut link = subscribed(1);
+        link.answered(module(0), 1, T0);
+        let later = T0 + INTERVAL;
+        assert!(link.poll_message(later).is_some() && !link.poll_close(later));
+        assert_eq!(link.poll_timeout(), Some(later + ANSWER_TIMEOUT));
+        assert!(link.poll_close(later + ANSWER_TIMEOUT));
+    }
+
+    #[test]
+    fn whether_there_are_digests_is_known_from_the_first_answer_of_a_connection() {
+        let mut link = subscribed(2);
+        assert!(!link.has_digests());
+        link.answered(module(0), 1, T0);
+        assert!(link.has_digests());
+        let mut link = reconnected(link);
+        assert!(link.has_digests(), "the next server is not known yet");
+        link.answered(module(0), 0, T0);
+        assert!(!link.has_digests());
     }
 
     #[derive(Clone, Debug)]

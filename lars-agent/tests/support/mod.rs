@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "each test program uses its part")]
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     io::{ErrorKind, Read, Write},
     net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -13,10 +13,12 @@ use std::{
 
 use lars_agent::{Agent, RawConfig};
 use lars_proto::{
-    HostAddr, ModuleId, frame,
+    HostAddr, ModuleId,
+    digest::{BUCKETS, BucketSums, Digest, Held, bucket, route_hash},
+    frame,
     messages::{
-        ApiGetRouteRequest, Forget, GetHostRequest, GetHostResponse, GetRouteRequest, GetRouteResponse,
-        MessageId, ReportRequest, ReportStatusRequest, RetCode,
+        self, ApiGetRouteRequest, Forget, GetHostRequest, GetHostResponse, GetRouteRequest, GetRouteResponse,
+        MessageId, ReportRequest, ReportStatusRequest, RetCode, SubscriptionDigest, SubscriptionDigestAnswer,
     },
     route::{self, RouteReply},
 };
@@ -307,8 +309,39 @@ struct Routes {
     /// What each query said of the agent's version.
     peer_versions: Vec<u32>,
     forgotten: Vec<ModuleId>,
+    /// What digests are about; there is one connection where there are any.
+    subscribed: BTreeSet<ModuleId>,
     /// Answers to an agent that announces itself as lars-dns does; the deployed servers do not.
     announces: bool,
+}
+
+impl Routes {
+    /// As lars-dns answers digests and bucket sums; `None` if it is something else.
+    fn answer_digest(&self, id: i32, body: &[u8]) -> Option<Vec<u8>> {
+        let hosts = |module| self.hosts.get(module).into_iter().flatten().copied();
+        let hashes = || self.subscribed.iter().map(|module| (*module, route_hash(*module, hosts(module))));
+        if id == MessageId::SubscriptionDigest as i32 {
+            let mut ours = Digest::default();
+            hashes().for_each(|(_, hash)| ours.add(hash));
+            let theirs = SubscriptionDigest::decode(body).expect("a digest");
+            let Digest { count, sum } = ours;
+            let differs = ours != theirs.into();
+            let answer = SubscriptionDigestAnswer { differs, count, sum };
+            return Some(framed(MessageId::SubscriptionDigestAnswer, &answer));
+        }
+        if id != MessageId::BucketSums as i32 {
+            return None;
+        }
+        let mut ours = BucketSums::default();
+        hashes().for_each(|(module, hash)| ours.add(module, hash));
+        let theirs = messages::BucketSums::decode(body).expect("sums").sums;
+        let differs = |of: &usize| ours.sums()[*of] != theirs[*of];
+        let buckets = (0..BUCKETS).filter(differs).map(|bucket| bucket as u8).collect();
+        let modules = hashes().filter(|(module, _)| differs(&bucket(*module)));
+        let modules = modules.map(|(module, hash)| (module, hash.get())).collect();
+        let held = Held { end: BUCKETS, buckets, modules };
+        Some(framed(MessageId::BucketSumsAnswer, &held.into_wire()))
+    }
 }
 
 /// Stands in for lars-dns.
@@ -335,11 +368,16 @@ impl FakeDns {
             if id == MessageId::Forget as i32 {
                 let Forget { modid, cmdid } = Forget::decode(body).expect("a module");
                 routes.forgotten.push(ModuleId::new(modid, cmdid));
+                routes.subscribed.remove(&ModuleId::new(modid, cmdid));
                 return Vec::new();
+            }
+            if let Some(answer) = routes.answer_digest(id, body) {
+                return answer;
             }
             assert_eq!(id, MessageId::GetRouteRequest as i32);
             let request = GetRouteRequest::decode(body).expect("a request");
             routes.queries.push(request.module());
+            routes.subscribed.insert(request.module());
             routes.peer_versions.push(request.peer_version);
             let peer_version = if routes.announces { request.peer_version } else { 0 };
             encoded_route(&routes, request.module(), peer_version)
@@ -360,6 +398,19 @@ impl FakeDns {
     pub(crate) fn push(&self, module: ModuleId) {
         let bytes = encoded_route(&lock(&self.routes), module, 0);
         self.server.send_to_all(&bytes);
+    }
+
+    /// From now on it believes that this is not subscribed to, or that it is.
+    pub(crate) fn confuse(&self, module: ModuleId) {
+        let subscribed = &mut lock(&self.routes).subscribed;
+        if !subscribed.remove(&module) {
+            subscribed.insert(module);
+        }
+    }
+
+    /// What is subscribed to.
+    pub(crate) fn subscribed(&self) -> Vec<ModuleId> {
+        lock(&self.routes).subscribed.iter().copied().collect()
     }
 
     /// Sends anything to every connection.
