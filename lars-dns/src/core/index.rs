@@ -65,8 +65,8 @@ mod tests {
             // Some of them want the same slot.
             let names: Vec<u64> = (0..rows).map(|n| n / 2 * 7_919).collect();
             let index = Index::of(names.iter().copied());
-            for row in 0..rows as usize {
-                assert_eq!(index.find(names[row], |at| at == row), Some(row), "of {rows}");
+            for (row, &name) in names.iter().enumerate() {
+                assert_eq!(index.find(name, |at| at == row), Some(row), "of {rows}");
             }
             assert_eq!(index.find(1, |_| false), None);
             assert!(index.slots.len() <= 3 * rows as usize + 1, "{} slots for {rows}", index.slots.len());
