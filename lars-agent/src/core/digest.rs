@@ -105,7 +105,7 @@ impl Digests {
     }
 
     /// When the digest was sent that is not answered yet.
-    pub(super) const fn awaits_answer(&self) -> Option<Moment> {
+    pub(super) const fn unanswered_since(&self) -> Option<Moment> {
         match self.step {
             Step::AwaitsAnswer(asked_at) => Some(asked_at),
             Step::Unknown | Step::Rests(_) | Step::Differs { .. } | Step::AwaitsBuckets { .. } => None,

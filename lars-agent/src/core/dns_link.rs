@@ -274,7 +274,7 @@ impl DnsLink {
 
     /// What the server makes of a digest. Whether that differs from what there is now.
     pub fn digest_answered(&mut self, answer: SubscriptionDigestAnswer, now: Moment) -> bool {
-        let Some(asked_at) = self.digests.awaits_answer() else { return false };
+        let Some(asked_at) = self.digests.unanswered_since() else { return false };
         // Answers come in the order of the questions.
         self.answered_up_to = self.answered_up_to.max(asked_at);
         let differs = self.digests.answered(answer);
