@@ -6,8 +6,8 @@ use lars_service::Shutdown;
 use lars_store::{RouteEdit, Store};
 
 use super::{
-    CALLERS, RULES,
-    callers::{Callers, Facts, Span},
+    CALLERS, PROBE_NUM,
+    callers::{Callers, Facts, Span, length},
     expectations,
     hosts::{FLAKY_FAILED_OF_TEN, Hosts, MODULE, Role},
     view::View,
@@ -74,10 +74,10 @@ impl Stage<'_, '_> {
             self.begin(act)?;
             let (watch, joining) = (self.watch, self.hosts.cast.host(Role::Joining));
             // Where nothing happens, for as long as there is to watch.
-            let is_watched = |span: Span, facts: &Facts| {
-                span.len() >= watch && facts.calls_in(span).count() >= WATCHED_CALLS_MIN
+            let is_watched = |span: &Span, facts: &Facts| {
+                length(span) >= watch && facts.calls_in(span).count() >= WATCHED_CALLS_MIN
             };
-            let is_over = |span: Span, facts: &Facts| {
+            let is_over = |span: &Span, facts: &Facts| {
                 let is_out = |role| facts.stored_overload(facts.cast.host(role));
                 match act {
                     Act::Ejection => [Role::Flaky, Role::Dead].map(is_out) == [Some(true); 2],
@@ -92,7 +92,7 @@ impl Stage<'_, '_> {
         }
         self.view.erase(self.out)?;
         self.callers.stop();
-        self.callers.events().for_each(|event| self.facts.add(event));
+        self.callers.tell(&mut self.facts);
         Ok(self.facts)
     }
 
@@ -103,7 +103,7 @@ impl Stage<'_, '_> {
             Act::Out => self.say(&format!(
                 "\n2. D and E failed so often that the agent ejected them. They are overloaded and\n   \
                  get only probes, one lookup in {}, to see whether they recover.",
-                RULES.probe_num + 1
+                PROBE_NUM + 1
             )),
             Act::Recovery => {
                 self.hosts.repair();
@@ -131,21 +131,21 @@ impl Stage<'_, '_> {
     }
 
     /// Gathers what is to be seen and shows it until `is_over`; the act that began now. `None` if that takes too long.
-    fn until(&mut self, is_over: impl Fn(Span, &Facts) -> bool) -> Result<Option<Span>, Failure> {
+    fn until(&mut self, is_over: impl Fn(&Span, &Facts) -> bool) -> Result<Option<Span>, Failure> {
         let from = self.start.elapsed();
         let mut looked_at = Duration::ZERO;
         while !self.shutdown.wait_timeout(STEP) {
             let now = self.start.elapsed();
-            self.callers.events().for_each(|event| self.facts.add(event));
+            self.callers.tell(&mut self.facts);
             if now.saturating_sub(looked_at) >= LOOK_INTERVAL {
                 looked_at = now;
                 self.facts.rows = self.store.call_status(Some(MODULE))?;
             }
-            let act = Span { from, to: now };
-            if is_over(act, &self.facts) {
+            let act = from..now;
+            if is_over(&act, &self.facts) {
                 return Ok(Some(act));
             }
-            if act.len() > self.watch + ACT_TIME_MAX {
+            if length(&act) > self.watch + ACT_TIME_MAX {
                 return Ok(None);
             }
             self.view.show(&self.facts, now, self.out)?;

@@ -3,6 +3,7 @@
 use std::{
     io::{self, Read, Write},
     net::{Shutdown, TcpStream},
+    ops::Range,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -66,17 +67,20 @@ impl Callers {
         Ok(callers)
     }
 
-    /// What they have told since the last time.
-    pub(crate) fn events(&self) -> impl Iterator<Item = Event> + '_ {
-        self.events.try_iter()
+    /// Tells `facts` what they have seen since the last time.
+    pub(crate) fn tell(&self, facts: &mut Facts) {
+        for event in self.events.try_iter() {
+            match event {
+                Ok(call) => facts.calls.push(call),
+                Err(problem) => facts.lookup_failures.push(problem),
+            }
+        }
     }
 
-    /// Ends them; what they had still to tell is in [`Callers::events`].
+    /// Ends them; what they had still to tell can be heard.
     pub(crate) fn stop(&mut self) {
         self.stopping.store(true, Ordering::Relaxed);
-        for thread in self.threads.drain(..) {
-            let _ = thread.join();
-        }
+        self.threads.drain(..).for_each(|thread| _ = thread.join());
     }
 }
 
@@ -107,25 +111,15 @@ pub(super) fn call(host: HostAddr) -> io::Result<()> {
     if reply == REPLY { Ok(()) } else { Err(io::Error::other(format!("the host answered {reply:?}"))) }
 }
 
-/// A stretch of time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Span {
-    pub(crate) from: Duration,
-    pub(crate) to: Duration,
-}
+/// A stretch of time, since the demo began.
+pub(crate) type Span = Range<Duration>;
 
-impl Span {
-    pub(crate) fn len(self) -> Duration {
-        self.to.saturating_sub(self.from)
-    }
-
-    pub(crate) fn has(self, time: Duration) -> bool {
-        self.from <= time && time < self.to
-    }
+pub(crate) fn length(span: &Span) -> Duration {
+    span.end.saturating_sub(span.start)
 }
 
 /// Everything that was seen so far.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Facts {
     pub(crate) cast: Cast,
     /// In the order in which they ended, as good as in that of their times.
@@ -139,28 +133,21 @@ pub(crate) struct Facts {
 
 impl Facts {
     pub(crate) fn new(cast: Cast) -> Self {
-        Self { cast, calls: Vec::new(), lookup_failures: Vec::new(), rows: Vec::new(), acts: Vec::new() }
-    }
-
-    pub(crate) fn add(&mut self, event: Event) {
-        match event {
-            Ok(call) => self.calls.push(call),
-            Err(problem) => self.lookup_failures.push(problem),
-        }
+        Self { cast, ..Self::default() }
     }
 
     /// When `act` was; `None` if what it was to show did not happen in time.
     pub(crate) fn act(&self, act: Act) -> Option<Span> {
-        self.acts.get(act as usize).copied()
+        self.acts.get(act as usize).cloned()
     }
 
     /// The calls whose host was picked within `span`.
-    pub(crate) fn calls_in(&self, span: Span) -> impl Iterator<Item = &Call> {
-        self.calls.iter().filter(move |call| span.has(call.picked))
+    pub(crate) fn calls_in(&self, span: &Span) -> impl Iterator<Item = &Call> {
+        self.calls.iter().filter(|call| span.contains(&call.picked))
     }
 
     /// How many of them `host` got.
-    pub(crate) fn count_in(&self, span: Span, host: HostAddr) -> usize {
+    pub(crate) fn count_in(&self, span: &Span, host: HostAddr) -> usize {
         self.calls_in(span).filter(|call| call.host == host).count()
     }
 

@@ -5,24 +5,12 @@ use std::time::Duration;
 use lars_proto::HostAddr;
 
 use super::{
+    CALLERS, CONTIN_ERR_LIMIT, OVERLOAD_TIMEOUT, PROBE_NUM,
     acts::Act,
-    callers::{Facts, Span},
+    callers::{Facts, Span, length},
     hosts::{MODULE, Member, Role},
 };
 use crate::table::percent;
-
-/// What the demo's agent was configured with, as far as expectations depend on it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Rules {
-    /// One lookup in `probe_num + 1` goes to an overloaded host.
-    pub(crate) probe_num: usize,
-    /// So many failures in a row eject a host.
-    pub(crate) contin_err_limit: usize,
-    /// After so long an overloaded host gets a fresh chance.
-    pub(crate) overload_timeout: Duration,
-    /// Calls under way at the same time.
-    pub(crate) callers: usize,
-}
 
 /// One promise, and whether it was kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,11 +25,11 @@ pub(crate) struct Verdict {
 type Found = Option<(bool, String)>;
 
 /// Checks everything.
-pub(crate) fn check(facts: &Facts, rules: &Rules) -> Vec<Verdict> {
+pub(crate) fn check(facts: &Facts) -> Vec<Verdict> {
     let found: [(&'static str, Found); 10] = [
         ("every lookup finds a host", lookups(facts)),
         ("the dead and the flaky host are ejected", ejection(facts)),
-        ("while ejected, the dead host gets only probes", probes(facts, rules)),
+        ("while ejected, the dead host gets only probes", probes(facts)),
         ("the flaky host, repaired, recovers", recovery(facts)),
         ("healthy hosts share evenly while others fail", even_before(facts)),
         ("an edit of the route reaches the callers", edit(facts)),
@@ -65,44 +53,44 @@ fn lookups(facts: &Facts) -> Found {
 }
 
 fn ejection(facts: &Facts) -> Found {
-    let before = Span { from: Duration::ZERO, ..facts.act(Act::Ejection)? };
-    let failed = facts.calls_in(before).filter(|call| !call.ok).count();
-    let all = facts.calls_in(before).count();
-    Some((true, format!("stored after {}, {failed} of {all} calls had failed", seconds(before.to))))
+    let before = Duration::ZERO..facts.act(Act::Ejection)?.end;
+    let failed = facts.calls_in(&before).filter(|call| !call.ok).count();
+    let all = facts.calls_in(&before).count();
+    Some((true, format!("stored after {}, {failed} of {all} calls had failed", seconds(before.end))))
 }
 
-fn probes(facts: &Facts, rules: &Rules) -> Found {
+fn probes(facts: &Facts) -> Found {
     let span = facts.act(Act::Out)?;
-    let all = facts.calls_in(span).count();
-    let dead = facts.count_in(span, facts.cast.host(Role::Dead));
+    let all = facts.calls_in(&span).count();
+    let dead = facts.count_in(&span, facts.cast.host(Role::Dead));
     let share = percent(dead as u64, all as u64);
     let seen = format!("{dead} of {all} calls ({share}%), where an even share is 20%");
-    Some(((1..=probes_max(all, span, rules)).contains(&dead), seen))
+    Some(((1..=probes_max(all, &span)).contains(&dead), seen))
 }
 
 /// How many of `all` lookups may go to an overloaded host: the probes, and what it takes to eject it again
 /// each time that it gets a fresh chance.
-fn probes_max(all: usize, span: Span, rules: &Rules) -> usize {
-    let probes = all / (rules.probe_num + 1) + 1;
-    let chances = (span.len().as_millis() / rules.overload_timeout.as_millis().max(1)) as usize + 1;
-    probes + chances * (rules.contin_err_limit + rules.callers)
+fn probes_max(all: usize, span: &Span) -> usize {
+    let probes = all / (PROBE_NUM + 1) + 1;
+    let chances = (length(span).as_millis() / OVERLOAD_TIMEOUT.as_millis()) as usize + 1;
+    probes + chances * (CONTIN_ERR_LIMIT + CALLERS)
 }
 
 fn recovery(facts: &Facts) -> Found {
-    Some((true, format!("stored {} later", seconds(facts.act(Act::Recovery)?.len()))))
+    Some((true, format!("stored {} later", seconds(length(&facts.act(Act::Recovery)?)))))
 }
 
 fn even_before(facts: &Facts) -> Found {
-    let span = Span { from: Duration::ZERO, ..facts.act(Act::Recovery)? };
-    Some(even(facts, span, &[Role::Healthy, Role::Leaving]))
+    let span = Duration::ZERO..facts.act(Act::Recovery)?.end;
+    Some(even(facts, &span, &[Role::Healthy, Role::Leaving]))
 }
 
 fn even_after(facts: &Facts) -> Found {
-    Some(even(facts, facts.act(Act::End)?, &[Role::Healthy, Role::Flaky, Role::Joining]))
+    Some(even(facts, &facts.act(Act::End)?, &[Role::Healthy, Role::Flaky, Role::Joining]))
 }
 
 /// A tenth apart, and some calls for the beginning and the end of the span.
-fn even(facts: &Facts, span: Span, roles: &[Role]) -> (bool, String) {
+fn even(facts: &Facts, span: &Span, roles: &[Role]) -> (bool, String) {
     let counts: Vec<usize> = facts.cast.hosts(roles).map(|host| facts.count_in(span, host)).collect();
     let most = counts.iter().copied().max().unwrap_or(0);
     let least = counts.iter().copied().min().unwrap_or(0);
@@ -128,7 +116,7 @@ fn edit(facts: &Facts) -> Found {
 pub(crate) fn arrival(facts: &Facts) -> Option<(Duration, Duration)> {
     let joining = facts.cast.host(Role::Joining);
     let first = facts.calls.iter().filter(|call| call.host == joining).map(|call| call.picked).min()?;
-    Some((first.saturating_sub(facts.act(Act::Recovery)?.to), first))
+    Some((first.saturating_sub(facts.act(Act::Recovery)?.end), first))
 }
 
 fn rows(facts: &Facts) -> Found {
@@ -189,9 +177,6 @@ mod tests {
         *,
     };
 
-    const RULES: Rules =
-        Rules { probe_num: 10, contin_err_limit: 15, overload_timeout: Duration::from_secs(6), callers: 4 };
-
     fn ms(ms: u64) -> Duration {
         Duration::from_millis(ms)
     }
@@ -214,7 +199,7 @@ mod tests {
         facts.rows =
             hosts.map(|host| row(host, 10 * u32::from(host != dead), 10 * u32::from(host == dead))).to_vec();
         facts.acts = [(0, 1_000), (1_000, 3_000), (3_000, 3_500), (3_500, 4_010), (4_010, 6_000)]
-            .map(|(from, to)| Span { from: ms(from), to: ms(to) })
+            .map(|(from, to)| ms(from)..ms(to))
             .into();
         facts
     }
@@ -229,7 +214,7 @@ mod tests {
     fn check_broken(spoil: impl FnOnce(&mut Facts), expect: &[&str]) {
         let mut facts = good();
         spoil(&mut facts);
-        let broken: Vec<_> = check(&facts, &RULES).into_iter().filter(|verdict| !verdict.kept).collect();
+        let broken: Vec<_> = check(&facts).into_iter().filter(|verdict| !verdict.kept).collect();
         let matches = broken.len() == expect.len()
             && broken.iter().zip(expect).all(|(verdict, words)| verdict.promise.contains(words));
         assert!(matches, "expected {expect:?}, got {broken:#?}");
@@ -237,8 +222,8 @@ mod tests {
 
     /// Gives those calls between two times that are `given` to another host.
     fn give(facts: &mut Facts, (from, to): (u64, u64), is_given: impl Fn(&Call) -> bool, to_whom: Role) {
-        let (span, host) = (Span { from: ms(from), to: ms(to) }, facts.cast.host(to_whom));
-        for call in facts.calls.iter_mut().filter(|call| span.has(call.picked) && is_given(call)) {
+        let (span, host) = (ms(from)..ms(to), facts.cast.host(to_whom));
+        for call in facts.calls.iter_mut().filter(|call| span.contains(&call.picked) && is_given(call)) {
             (call.host, call.ok) = (host, to_whom != Role::Dead);
         }
     }

@@ -47,10 +47,10 @@ impl Role {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Healthy => "healthy",
-            Self::Leaving => "healthy, leaves",
-            Self::Flaky => "flaky at first",
+            Self::Leaving => "leaves",
+            Self::Flaky => "flaky",
             Self::Dead => "dead",
-            Self::Joining => "healthy, joins",
+            Self::Joining => "joins",
         }
     }
 }
@@ -69,7 +69,7 @@ pub(crate) struct Member {
 }
 
 /// Who plays which part.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Cast(pub(crate) Vec<Member>);
 
 impl Cast {

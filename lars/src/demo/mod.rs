@@ -17,12 +17,11 @@ use std::{
 use lars_client::{Client, ClientConfig};
 use lars_service::{LogFormat, LogGuard, Shutdown, init_logging};
 use lars_store::{OpenMode, RouteEdit, StoreUrl};
-use tempfile::TempDir;
 
 use self::{
     acts::Stage,
     callers::{Callers, Facts},
-    expectations::{Rules, Verdict},
+    expectations::Verdict,
     hosts::{Hosts, MODULE, Role},
     view::View,
 };
@@ -36,9 +35,12 @@ use crate::{
 const CALLERS: usize = 4;
 /// Shorter than in production, so that windows end within the demo.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3);
-/// What the agent is configured with and checked against.
-const RULES: Rules =
-    Rules { probe_num: 10, contin_err_limit: 15, overload_timeout: Duration::from_secs(6), callers: CALLERS };
+/// After so long an overloaded host gets a fresh chance.
+const OVERLOAD_TIMEOUT: Duration = Duration::from_secs(6);
+/// One lookup in one more than that goes to an overloaded host.
+const PROBE_NUM: usize = 10;
+/// So many failures in a row eject a host.
+const CONTIN_ERR_LIMIT: usize = 15;
 /// Callers of a demo had better wait than fail on a machine that has more to do.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 /// So often, so that the agent has half a minute to learn of the module.
@@ -52,8 +54,17 @@ pub(crate) fn run(args: &DemoArgs, out: &mut Out<'_>) -> Result<(), Failure> {
     let mut view = View::new();
     let hosts = Hosts::start().map_err(Failure::DemoSetup)?;
     view.say(&acts::welcome(), out)?;
-    let verdicts = perform(args, &hosts, &url, &mut view, &shutdown, out)?;
-    say_end(&verdicts, dir, args.keep, out)
+    let facts = perform(args, &hosts, &url, &mut view, &shutdown, out)?;
+    let verdicts = expectations::check(&facts);
+    write_end(&facts, &verdicts, out)?;
+    if args.keep {
+        let path = dir.keep().join("lars.db");
+        writeln!(out.data(), "To look at the database: lars status --store sqlite:{}", path.display())?;
+    } else {
+        writeln!(out.data(), "To go on: `lars up` runs all of this for good, `lars --help` shows the rest.")?;
+    }
+    let failed = verdicts.iter().filter(|verdict| !verdict.kept).count();
+    if failed == 0 { Ok(()) } else { Err(Failure::Expectations { failed, all: verdicts.len() }) }
 }
 
 /// Log lines of three services would drown the story; `LARS_LOG` brings them back.
@@ -62,7 +73,7 @@ fn log_quietly() -> io::Result<LogGuard> {
     init_logging(LogFormat::Text, (!wanted).then_some("off"))
 }
 
-/// The whole play, from the first route to the verdicts.
+/// The whole play, from the first route on.
 fn perform(
     args: &DemoArgs,
     hosts: &Hosts,
@@ -70,7 +81,7 @@ fn perform(
     view: &mut View,
     shutdown: &Shutdown,
     out: &mut Out<'_>,
-) -> Result<Vec<Verdict>, Failure> {
+) -> Result<Facts, Failure> {
     let mut store = lars_store::open(url, OpenMode::Create)?;
     let first_route = hosts.cast.0.iter().filter(|member| member.role != Role::Joining);
     let edits: Vec<RouteEdit> = first_route.map(|member| RouteEdit::Add(MODULE, member.host)).collect();
@@ -90,14 +101,11 @@ fn perform(
         facts: Facts::new(hosts.cast.clone()),
         view,
         shutdown,
-        out: &mut *out,
+        out,
     };
     let facts = stage.play()?;
     stack.stop();
-
-    let verdicts = expectations::check(&facts, &RULES);
-    write_end(&facts, &verdicts, out)?;
-    Ok(verdicts)
+    Ok(facts)
 }
 
 fn stack_config(url: &StoreUrl) -> Result<StackConfig, Failure> {
@@ -110,9 +118,9 @@ fn stack_config(url: &StoreUrl) -> Result<StackConfig, Failure> {
     settings.agent.set("api", "base_port", 0);
     let balance = [
         ("idle_timeout_ms", IDLE_TIMEOUT.as_millis() as i64),
-        ("overload_timeout_ms", RULES.overload_timeout.as_millis() as i64),
-        ("probe_num", RULES.probe_num as i64),
-        ("contin_err_limit", RULES.contin_err_limit as i64),
+        ("overload_timeout_ms", OVERLOAD_TIMEOUT.as_millis() as i64),
+        ("probe_num", PROBE_NUM as i64),
+        ("contin_err_limit", CONTIN_ERR_LIMIT as i64),
     ];
     for (key, value) in balance {
         settings.agent.set("balance", key, value);
@@ -136,20 +144,10 @@ fn client(stack: &Stack) -> Result<Client, Failure> {
 }
 
 fn write_end(facts: &Facts, verdicts: &[Verdict], out: &mut Out<'_>) -> io::Result<()> {
-    writeln!(out.data(), "\nAll calls, and what lars-reporter stored of each host's current window:\n")?;
-    view::write_summary(facts, out)?;
+    let (paint, end) = (out.paint(), facts.acts.last().map_or(Duration::ZERO, |act| act.end));
+    writeln!(out.data(), "\nAll calls, and what lars-reporter stored of current windows, successes + failures:\n")?;
+    view::write_table(facts, end, paint, out.data())?;
     writeln!(out.data(), "\nWhat was to be shown:\n")?;
     view::write_verdicts(verdicts, out)?;
     writeln!(out.data())
-}
-
-fn say_end(verdicts: &[Verdict], dir: TempDir, keep: bool, out: &mut Out<'_>) -> Result<(), Failure> {
-    if keep {
-        let path = dir.keep().join("lars.db");
-        writeln!(out.data(), "To look at the database: lars status --store sqlite:{}", path.display())?;
-    } else {
-        writeln!(out.data(), "To go on: `lars up` runs all of this for good, `lars --help` shows the rest.")?;
-    }
-    let failed = verdicts.iter().filter(|verdict| !verdict.kept).count();
-    if failed == 0 { Ok(()) } else { Err(Failure::Expectations { failed, all: verdicts.len() }) }
 }

@@ -6,16 +6,12 @@ use std::{
     time::Duration,
 };
 
-use super::{
-    callers::{Facts, Span},
-    expectations::Verdict,
-    hosts::Member,
-};
+use super::{callers::Facts, expectations::Verdict, hosts::Member};
 use crate::{
     commands::status,
     out::{Ink, Out, Paint},
     simulation::HostTally,
-    table::{self, Cell, Column, left, right},
+    table::{self, Cell, left, right},
 };
 
 const DRAW_INTERVAL: Duration = Duration::from_millis(200);
@@ -59,23 +55,19 @@ impl View {
         }
         if out.is_live() {
             self.next = now + DRAW_INTERVAL;
-            self.draw(facts, now, out)?;
+            let mut table = Vec::new();
+            write_table(facts, now, out.paint(), &mut table)?;
+            self.erase(out)?;
+            self.drawn = table.iter().filter(|byte| **byte == b'\n').count();
+            let data = out.data();
+            [CUT_LINES.as_bytes(), &table, WRAP_LINES.as_bytes()]
+                .iter()
+                .try_for_each(|part| data.write_all(part))?;
         } else {
             self.next = now + LINE_INTERVAL;
             writeln!(out.data(), "{}", line(facts, now))?;
         }
         out.flush()
-    }
-
-    fn draw(&mut self, facts: &Facts, now: Duration, out: &mut Out<'_>) -> io::Result<()> {
-        let mut text = Vec::new();
-        write_table(facts, now, out.paint(), &mut text)?;
-        self.erase(out)?;
-        self.drawn = text.iter().filter(|byte| **byte == b'\n').count();
-        let data = out.data();
-        data.write_all(CUT_LINES.as_bytes())?;
-        data.write_all(&text)?;
-        data.write_all(WRAP_LINES.as_bytes())
     }
 
     /// Takes the table off the terminal.
@@ -90,7 +82,7 @@ impl View {
 }
 
 fn recent(facts: &Facts, now: Duration, member: &Member) -> usize {
-    facts.count_in(Span { from: now.saturating_sub(RECENT), to: now }, member.host)
+    facts.count_in(&(now.saturating_sub(RECENT)..now), member.host)
 }
 
 /// `  3.0 s  calls in the last second: A 152  B 151  D 12 (overloaded)`
@@ -106,47 +98,37 @@ fn line(facts: &Facts, now: Duration) -> String {
     format!("  {:4.1} s  calls in the last second: {hosts}", now.as_secs_f64())
 }
 
-fn write_table(facts: &Facts, now: Duration, paint: Paint, out: &mut dyn Write) -> io::Result<()> {
+/// Every host's calls, and what is stored about it: its state, and the calls of its current window, successes + failures.
+pub(crate) fn write_table(facts: &Facts, now: Duration, paint: Paint, out: &mut dyn Write) -> io::Result<()> {
+    let columns = [
+        left(""),
+        left("HOST"),
+        left("PART"),
+        right("CALLS"),
+        right("FAILED"),
+        right("STORED"),
+        left("STATE"),
+        left("LAST SECOND"),
+    ];
     let most = facts.cast.0.iter().map(|member| recent(facts, now, member)).max().unwrap_or(0).max(1);
-    let [letter, host, part, calls, failed] = WHO;
-    let columns = [letter, host, part, calls, failed, left("STATE"), left("LAST SECOND")];
     table::write(out, paint, columns, || {
         facts.cast.0.iter().map(|member| {
-            let [letter, host, part, calls, failed] = who(facts, member);
+            let HostTally { calls, failed } = facts.tally(member.host);
             let recent = recent(facts, now, member);
             let bar = format!("{} {recent}", "█".repeat(recent * BAR_LEN_MAX / most));
-            [letter, host, part, calls, failed, state(facts, member), Cell::inked(Ink::Green, bar)]
-        })
-    })
-}
-
-/// Every host's calls beside what is stored about them.
-pub(crate) fn write_summary(facts: &Facts, out: &mut Out<'_>) -> io::Result<()> {
-    let paint = out.paint();
-    let [letter, host, part, calls, failed] = WHO;
-    let (ok, not_ok, stands) = (right("STORED OK"), right("STORED FAILED"), left("STORED STATE"));
-    table::write(out.data(), paint, [letter, host, part, calls, failed, ok, not_ok, stands], || {
-        facts.cast.0.iter().map(|member| {
-            let [letter, host, part, calls, failed] = who(facts, member);
             let row = facts.row(member.host);
-            let stored = |count: Option<u32>| count.map_or_else(|| "-".into(), Cell::from);
-            let [ok, not_ok] = [stored(row.map(|row| row.succ)), stored(row.map(|row| row.err))];
-            [letter, host, part, calls, failed, ok, not_ok, state(facts, member)]
+            [
+                member.letter.into(),
+                member.host.into(),
+                member.role.name().into(),
+                calls.into(),
+                failed.into(),
+                row.map_or_else(|| "-".into(), |row| format!("{}+{}", row.succ, row.err).into()),
+                row.map_or_else(|| Cell::inked(Ink::Dim, "-"), |row| status::state(row.overload)),
+                Cell::inked(Ink::Green, bar),
+            ]
         })
     })
-}
-
-/// The columns that say who a host is and how it was called.
-const WHO: [Column; 5] = [left(""), left("HOST"), left("PART"), right("CALLS"), right("FAILED")];
-
-fn who(facts: &Facts, member: &Member) -> [Cell; 5] {
-    let HostTally { calls, failed } = facts.tally(member.host);
-    let (letter, host, part) = (member.letter.into(), member.host.into(), member.role.name().into());
-    [letter, host, part, calls.into(), failed.into()]
-}
-
-fn state(facts: &Facts, member: &Member) -> Cell {
-    facts.stored_overload(member.host).map_or_else(|| Cell::inked(Ink::Dim, "-"), status::state)
 }
 
 /// What was promised, and whether it was kept.
