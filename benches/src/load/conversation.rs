@@ -139,15 +139,15 @@ impl<C: Conversation> Driver<C> {
     fn take_events(&mut self) -> Result<(), LoadError> {
         while let Some(event) = self.ring.next() {
             match event {
-                Event::Received { socket } => self.receive(socket)?,
-                Event::Sent { socket } if !C::IS_ANSWERED => {
+                Event::Received(socket) => self.receive(socket)?,
+                Event::Sent(socket) if !C::IS_ANSWERED => {
                     self.conversations[socket].1.sent(&mut self.run);
                     self.going_on.add(socket);
                 }
-                Event::Sent { .. } => {}
-                Event::HungUp { socket } => return Err(self.failed(socket, "hung up")),
-                Event::Failed { socket, error } => return Err(broken(self.conversations[socket].0, error)),
-                Event::Accepted { .. } => unreachable!("there is no listener"),
+                Event::Sent(_) => {}
+                Event::HungUp(socket) => return Err(self.failed(socket, "hung up")),
+                Event::Failed(socket, error) => return Err(broken(self.conversations[socket].0, error)),
+                Event::Accepted(_) => unreachable!("there is no listener"),
             }
         }
         Ok(())
@@ -177,11 +177,11 @@ impl<C: Conversation> Driver<C> {
             self.ring.turn(Wait::for_one(WAIT_MAX))?;
             while let Some(event) = self.ring.next() {
                 match event {
-                    Event::HungUp { .. } => open -= 1,
-                    Event::Failed { socket, error } => {
+                    Event::HungUp(_) => open -= 1,
+                    Event::Failed(socket, error) => {
                         return Err(broken(self.conversations[socket].0, error));
                     }
-                    Event::Received { .. } | Event::Sent { .. } | Event::Accepted { .. } => {}
+                    Event::Received(_) | Event::Sent(_) | Event::Accepted(_) => {}
                 }
             }
             if started.elapsed() > timeout || self.in_flight() > 0 {

@@ -157,10 +157,10 @@ impl Audience<'_> {
             let now = Instant::now();
             while let Some(event) = self.ring.next() {
                 let connection = match event {
-                    Event::Received { socket } => socket,
-                    Event::HungUp { .. } => return Err(self.failed("hung up")),
-                    Event::Failed { error, .. } => return Err(error.into()),
-                    Event::Sent { .. } | Event::Accepted { .. } => continue,
+                    Event::Received(socket) => socket,
+                    Event::HungUp(_) => return Err(self.failed("hung up")),
+                    Event::Failed(_, error) => return Err(error.into()),
+                    Event::Sent(_) | Event::Accepted(_) => continue,
                 };
                 let has_it = &mut self.has_it[connection];
                 let whole = self.inputs[connection].take(self.ring.received(), |frame| {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::LoadError;
-use crate::ring::{Ring, RingConfig, SocketKind};
+use crate::ring::{Ring, SocketKind};
 
 /// What the kernel may deliver in one turn without a pause: so many bytes, and so many pieces at most.
 const BUFFERS_LEN: usize = 64 << 20;
@@ -36,8 +36,7 @@ pub(super) fn connect(server: SocketAddr, kind: SocketKind) -> Result<OwnedFd, L
 pub(super) fn ring_over(sockets: Vec<OwnedFd>, kind: SocketKind, piece_len: usize) -> io::Result<Ring> {
     let buffers = (BUFFERS_LEN / piece_len).clamp(1, BUFFERS_MAX);
     let count = u32::try_from(sockets.len()).map_err(io::Error::other)?;
-    let mut ring =
-        Ring::new(RingConfig { sockets: count, buffers: 1 << buffers.ilog2(), buffer_len: piece_len })?;
+    let mut ring = Ring::new(count, 1 << buffers.ilog2(), piece_len)?;
     for (number, socket) in sockets.into_iter().enumerate() {
         assert_eq!(ring.add(socket, kind)?, number, "a ring numbers sockets in order");
     }

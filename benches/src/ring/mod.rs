@@ -30,17 +30,6 @@ const COMPLETIONS: u32 = 8_192;
 /// Datagrams that the kernel cuts out of one send, at most.
 const BATCH: usize = 64;
 
-/// How large a ring is.
-#[derive(Clone, Copy, Debug)]
-pub struct RingConfig {
-    /// Sockets at the same time, at most.
-    pub sockets: u32,
-    /// Provided buffers, a power of two up to 32,768.
-    pub buffers: u16,
-    /// Bytes of each. A longer datagram is cut off, a stream goes on in the next one.
-    pub buffer_len: usize,
-}
-
 /// How long a turn waits.
 #[derive(Clone, Copy, Debug)]
 pub struct Wait {
@@ -65,33 +54,16 @@ pub type SocketKey = usize;
 /// What has happened.
 #[derive(Debug)]
 pub enum Event {
-    /// A listener has a new connection.
-    Accepted {
-        /// Nobody's yet.
-        stream: OwnedFd,
-    },
-    /// Part of a stream, or a datagram: [`Ring::received`] has it until the next event.
-    Received {
-        /// By whom.
-        socket: SocketKey,
-    },
-    /// The peer sends no more.
-    HungUp {
-        /// Whose peer.
-        socket: SocketKey,
-    },
-    /// Everything of one [`Ring::flush`] has been taken by the kernel.
-    Sent {
-        /// By whom.
-        socket: SocketKey,
-    },
-    /// A receive, a send or an accept failed, and is over.
-    Failed {
-        /// Whose.
-        socket: SocketKey,
-        /// Why.
-        error: io::Error,
-    },
+    /// A listener has a new connection, nobody's yet.
+    Accepted(OwnedFd),
+    /// Part of a stream, or a datagram, came to a socket: [`Ring::received`] has it until the next event.
+    Received(SocketKey),
+    /// The peer of a socket sends no more.
+    HungUp(SocketKey),
+    /// Everything of one [`Ring::flush`] of a socket has been taken by the kernel.
+    Sent(SocketKey),
+    /// A receive, a send or an accept of a socket failed, and is over.
+    Failed(SocketKey, io::Error),
 }
 
 /// What a socket is.
@@ -153,19 +125,20 @@ fn user_data(operation: u64, key: usize) -> u64 {
 }
 
 impl Ring {
-    /// A ring for this thread.
+    /// A ring for this thread, with so many sockets at most, and so many provided buffers (a power of two up to 32,768)
+    /// of so many bytes. A longer datagram is cut off, a stream goes on in the next buffer.
     ///
     /// # Errors
     /// If the kernel is older than Linux 6.1, or forbids it.
-    pub fn new(config: RingConfig) -> io::Result<Self> {
+    pub fn new(sockets: u32, buffers: u16, buffer_len: usize) -> io::Result<Self> {
         let uring = IoUring::builder()
             .setup_single_issuer()
             .setup_defer_taskrun()
             .setup_cqsize(COMPLETIONS)
             .build(SUBMISSIONS)?;
-        let buffers = ProvidedBuffers::new(config.buffers, config.buffer_len);
+        let buffers = ProvidedBuffers::new(buffers, buffer_len);
         buffers.register(&uring.submitter())?;
-        uring.submitter().register_files_sparse(config.sockets)?;
+        uring.submitter().register_files_sparse(sockets)?;
         Ok(Self {
             uring,
             sockets: Slab::new(),
@@ -374,7 +347,7 @@ impl Ring {
         };
         bytes.clear();
         self.spare.push(bytes);
-        Some(sent.map_or_else(|error| Event::Failed { socket, error }, |()| Event::Sent { socket }))
+        Some(sent.map_or_else(|error| Event::Failed(socket, error), |()| Event::Sent(socket)))
     }
 
     fn delivered(&mut self, socket: SocketKey, completion: &cqueue::Entry) -> Option<Event> {
@@ -385,20 +358,20 @@ impl Ring {
         let event = match usize::try_from(result) {
             Ok(fd) if kind == SocketKind::Listener => {
                 // SAFETY: the kernel has just made it for us, and nobody else knows of it.
-                Some(Event::Accepted { stream: unsafe { OwnedFd::from_raw_fd(fd as i32) } })
+                Some(Event::Accepted(unsafe { OwnedFd::from_raw_fd(fd as i32) }))
             }
-            Ok(0) if kind == SocketKind::Stream => Some(Event::HungUp { socket }),
+            Ok(0) if kind == SocketKind::Stream => Some(Event::HungUp(socket)),
             Ok(len) => {
                 self.lent = buffer.map(|buffer| (buffer, len));
-                Some(Event::Received { socket })
+                Some(Event::Received(socket))
             }
             // No buffer was free, or we asked for the end; neither is the socket's fault.
             Err(_) if matches!(-result, libc::ENOBUFS | libc::ECANCELED) => None,
-            Err(_) => Some(Event::Failed { socket, error: io::Error::from_raw_os_error(-result) }),
+            Err(_) => Some(Event::Failed(socket, io::Error::from_raw_os_error(-result))),
         };
         if !cqueue::more(flags) {
             state.receiving = false;
-            if !matches!(event, Some(Event::HungUp { .. } | Event::Failed { .. })) {
+            if !matches!(event, Some(Event::HungUp(_) | Event::Failed(..))) {
                 self.interrupted.push(socket);
             }
             self.ended(socket);
@@ -447,7 +420,7 @@ mod tests {
     use super::*;
 
     fn ring(buffers: u16, buffer_len: usize) -> Ring {
-        Ring::new(RingConfig { sockets: 64, buffers, buffer_len }).expect("a kernel with rings")
+        Ring::new(64, buffers, buffer_len).expect("a kernel with rings")
     }
 
     /// Hands `each` what happens until it has seen enough.
@@ -482,10 +455,10 @@ mod tests {
         let mut hung_up = 0;
         turn_until(&mut ring, |ring, event| {
             match event {
-                Some(Event::Received { socket }) => {
+                Some(Event::Received(socket)) => {
                     received.entry(socket).or_default().extend_from_slice(ring.received());
                 }
-                Some(Event::HungUp { .. }) => hung_up += 1,
+                Some(Event::HungUp(_)) => hung_up += 1,
                 Some(other) => panic!("{other:?}"),
                 None => {}
             }
@@ -508,7 +481,7 @@ mod tests {
         let key = ring.add(ours.into(), SocketKind::Datagram).expect("room");
         turn_until(&mut ring, |ring, event| {
             if let Some(event) = event {
-                assert!(matches!(event, Event::Received { socket } if socket == key), "{event:?}");
+                assert!(matches!(event, Event::Received(socket) if socket == key), "{event:?}");
                 received.push(ring.received().to_vec());
             }
             received.len() == datagrams.len()

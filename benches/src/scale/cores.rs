@@ -95,7 +95,7 @@ fn encode(reply: RouteReply, module: ModuleId, hosts: &[HostAddr], out: &mut Vec
 pub fn by_modules(effort: &Effort) -> Result<Report, ScaleError> {
     let sweep = agent_sweep(effort)?;
     // What one module adds, from the largest number of them.
-    let last = sweep.last();
+    let last = sweep.series[0].last();
     let how = format!("processor time per second for a module that nobody asks for, {} modules", last.x);
     let figure = Figure::new("agent_sweep_cpu", Nanoseconds, last.y.median / last.x, &how);
     let curves =

@@ -117,14 +117,6 @@ impl Curve {
         Self { name, title, subtitle, x: x.into(), y: y.into(), series: series.into() }
     }
 
-    /// The last point of the first line.
-    ///
-    /// # Panics
-    /// If there is none.
-    pub fn last(&self) -> Point {
-        self.series[0].last()
-    }
-
     /// One row per point, in the units of [`Unit`].
     pub fn csv(&self) -> String {
         let mut csv = format!("series,{},lowest,median,highest\n", quoted(&self.x.label));

@@ -28,7 +28,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use lars_store::StoreError;
 
 pub use self::effort::Effort;
-use self::{plan::Fleet, report::Report};
+use self::{curve::Unit, plan::Fleet, report::Report};
 use crate::load::LoadError;
 
 /// What there is to do about growth.
@@ -108,6 +108,9 @@ pub enum ScaleError {
     /// A file is not what this program writes.
     #[error("not what lars-bench scale writes: {0}")]
     Json(#[from] serde_json::Error),
+    /// A plan needs a figure that there is none of.
+    #[error("the figure {0} has not been measured")]
+    NotMeasured(&'static str),
     /// A curve cannot be drawn.
     #[error("cannot draw {0}")]
     Plot(String),
@@ -130,7 +133,9 @@ pub fn run(command: &ScaleCommand) -> Result<(), Box<dyn Error>> {
         ScaleCommand::Plan { figures, fleet } => {
             let needs = plan::needs(fleet, &Report::read(figures)?)?;
             let mut out = io::stdout().lock();
-            Ok(needs.iter().try_for_each(|need| writeln!(out, "{need}"))?)
+            let mut say =
+                |(what, unit, value): (_, Unit, _)| writeln!(out, "{what:<50} {:>9}", unit.show(value));
+            Ok(needs.into_iter().try_for_each(&mut say)?)
         }
     }
 }

@@ -1,10 +1,8 @@
 //! [`Fleet`]: what a fleet takes, computed from measured figures. `docs/SCALING.md` explains each formula.
 
-use std::fmt;
-
 use clap::Args;
 
-use super::{curve::Unit, report::Report};
+use super::{ScaleError, curve::Unit, report::Report};
 
 /// Bytes of a frame's header, and of the TCP and IPv4 headers around it.
 const FRAME_HEADER: f64 = 8.0;
@@ -65,26 +63,13 @@ fn above_0(text: &str) -> Result<f64, String> {
     if number.is_finite() && number > 0.0 { Ok(number) } else { Err("is not above 0".into()) }
 }
 
-/// A line of the answer.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Need {
-    pub what: &'static str,
-    pub unit: Unit,
-    pub value: f64,
-}
-
-/// A figure that the report does not have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the figure {0} has not been measured")]
-pub struct Missing(pub &'static str);
-
 /// What the fleet takes, in the order of `docs/SCALING.md`.
 ///
 /// # Errors
 /// If `measured` lacks a figure.
-pub fn needs(fleet: &Fleet, measured: &Report) -> Result<Vec<Need>, Missing> {
-    let figure = |name| measured.figure(name).ok_or(Missing(name));
-    let seconds = |name| Ok::<_, Missing>(figure(name)? / 1e9);
+pub fn needs(fleet: &Fleet, measured: &Report) -> Result<Vec<(&'static str, Unit, f64)>, ScaleError> {
+    let figure = |name| measured.figure(name).ok_or(ScaleError::NotMeasured(name));
+    let seconds = |name| Ok::<_, ScaleError>(figure(name)? / 1e9);
     let Fleet { agents, modules, hosts_per_module, .. } = *fleet;
     let hosts = modules * hosts_per_module;
 
@@ -120,8 +105,9 @@ pub fn needs(fleet: &Fleet, measured: &Report) -> Result<Vec<Need>, Missing> {
     let keys = agents * fleet.hosts_called;
     // All agents of a server that ends go to others, and ask for everything they know.
     let asked_again = subscriptions * seconds("dns_query_cpu")? / (servers - 1.0);
-    let count = |what, value| Need { what, unit: Unit::Count, value };
-    let bytes = |what, value| Need { what, unit: Unit::Bytes, value };
+    let count = |what, value| (what, Unit::Count, value);
+    let bytes = |what, value| (what, Unit::Bytes, value);
+    let time = |what, value| (what, Unit::Nanoseconds, value);
     Ok(vec![
         count("lars-dns: queries per second", queries),
         count("lars-dns: pushes per second", pushes),
@@ -134,11 +120,7 @@ pub fn needs(fleet: &Fleet, measured: &Report) -> Result<Vec<Need>, Missing> {
             (queries + pushes) / servers * (route + PACKET_HEADERS),
         ),
         bytes("lars-dns: a change that all agents hear", agents * (route + PACKET_HEADERS)),
-        Need {
-            what: "lars-dns: until all have asked again when one ends",
-            unit: Unit::Nanoseconds,
-            value: asked_again * 1e9,
-        },
+        time("lars-dns: until all have asked again when one ends", asked_again * 1e9),
         count("MySQL: statements per second for polls", servers * POLL_STATEMENTS),
         count("MySQL: routes read per second", servers * hosts / fleet.full_reload_interval),
         bytes("MySQL: routes sent per second", servers * hosts * ROW / fleet.full_reload_interval),
@@ -147,14 +129,8 @@ pub fn needs(fleet: &Fleet, measured: &Report) -> Result<Vec<Need>, Missing> {
         count("MySQL: rows of the table of statistics", keys),
         bytes("lars-reporter: memory while MySQL is away, all", keys * figure("reporter_key_memory")?),
         bytes("lars-agent: memory", agent_memory),
-        Need { what: "lars-agent: processor time per second", unit: Unit::Nanoseconds, value: agent_cpu },
+        time("lars-agent: processor time per second", agent_cpu),
     ])
-}
-
-impl fmt::Display for Need {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:<50} {:>9}", self.what, self.unit.show(self.value))
-    }
 }
 
 #[cfg(test)]
@@ -195,7 +171,7 @@ mod tests {
     #[track_caller]
     fn check(fleet: &Fleet, what: &str, expected: f64) {
         let needs = needs(fleet, &measured()).expect("all figures are there");
-        let found = needs.iter().find(|need| need.what == what).expect(what).value;
+        let (_, _, found) = needs.into_iter().find(|need| need.0 == what).expect(what);
         assert!((found - expected).abs() <= expected * 1e-9, "{what}: {found}, not {expected}");
     }
 

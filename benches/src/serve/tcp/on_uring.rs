@@ -9,7 +9,7 @@ use nix::sys::{
 
 use crate::{
     frames::Frames,
-    ring::{Event, Ring, RingConfig, SocketKey, SocketKind, Wait},
+    ring::{Event, Ring, SocketKey, SocketKind, Wait},
 };
 
 /// Connections at the same time, at most, if the limit on open files allows as many.
@@ -29,7 +29,7 @@ pub(super) fn echo(listener: TcpListener) -> io::Result<()> {
     setsockopt(&listener, TcpNoDelay, &true)?;
     let (files, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
     let sockets = SOCKETS_MAX.min(u32::try_from(files).unwrap_or(SOCKETS_MAX));
-    let mut ring = Ring::new(RingConfig { sockets, buffers: BUFFERS, buffer_len: BUFFER_LEN })?;
+    let mut ring = Ring::new(sockets, BUFFERS, BUFFER_LEN)?;
     ring.add(listener.into(), SocketKind::Listener)?;
     let mut server = Server { ring, connections: Vec::new(), served: Vec::new() };
     loop {
@@ -57,14 +57,14 @@ impl Server {
         self.ring.turn(WAIT)?;
         while let Some(event) = self.ring.next() {
             match event {
-                Event::Accepted { stream } => self.accept(stream),
-                Event::Received { socket } => self.receive(socket),
-                Event::HungUp { socket } => {
+                Event::Accepted(stream) => self.accept(stream),
+                Event::Received(socket) => self.receive(socket),
+                Event::HungUp(socket) => {
                     self.connections[socket].iter_mut().for_each(|connection| connection.hung_up = true);
                     self.served.push(socket);
                 }
-                Event::Sent { socket } => self.served.push(socket),
-                Event::Failed { socket, .. } => self.close(socket),
+                Event::Sent(socket) => self.served.push(socket),
+                Event::Failed(socket, _) => self.close(socket),
             }
         }
         for socket in mem::take(&mut self.served) {
