@@ -1,20 +1,29 @@
-//! The command line of `lars-bench`.
+//! The command line of `lars-bench`, and what it leads to.
 
 use std::{
+    error::Error,
+    fs,
+    io::{self, Write},
     net::{SocketAddr, SocketAddrV4},
     path::PathBuf,
+    slice,
 };
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
     load::{
-        Load, Plan, dns_query::DnsQueryLoad, dns_subscribe::DnsSubscribeLoad,
+        self, Load, Measurement, Plan, dns_query::DnsQueryLoad, dns_subscribe::DnsSubscribeLoad,
         reporter_ingest::ReporterIngestLoad, sql_upserts::SqlUpserts, tcp_echo::TcpEchoLoad,
         udp_lookups::GetHostLoad, udp_routes::GetRouteLoad,
     },
-    scale::ScaleCommand,
-    serve::{tcp::TcpKind, udp::UdpKind},
+    scale::{self, ScaleCommand},
+    serve::{
+        mariadb,
+        tcp::{self, TcpKind},
+        udp::{self, UdpKind},
+    },
+    summary,
 };
 
 /// Measures Lars, and what it is compared with.
@@ -38,7 +47,13 @@ pub enum Command {
     #[command(subcommand)]
     Scale(ScaleCommand),
     /// Make a table of measurements: medians, spread, ratios
-    Summary(SummaryArgs),
+    Summary {
+        /// What `load --json` wrote, a line each
+        file: PathBuf,
+        /// Label that the others are compared with, may be given more than once
+        #[arg(long = "base", value_name = "LABEL")]
+        bases: Vec<String>,
+    },
 }
 
 /// What to ask, where that runs, and what it writes.
@@ -51,7 +66,7 @@ pub struct LoadArgs {
     /// Stay on this processor
     #[arg(long, global = true, value_name = "CPU", help_heading = "Run")]
     pub pin: Option<usize>,
-    /// Write one line of JSON
+    /// Write everything, as one line of JSON, instead of a table
     #[arg(long, global = true, help_heading = "Run")]
     pub json: bool,
     /// What to call the measurement there
@@ -80,7 +95,7 @@ pub enum LoadKind {
 
 impl LoadKind {
     /// Whichever it is.
-    pub fn as_load(&self) -> &dyn Load {
+    fn as_load(&self) -> &dyn Load {
         match self {
             Self::UdpGetHost(load) => load,
             Self::UdpGetRoute(load) => load,
@@ -116,14 +131,47 @@ pub enum ServeCommand {
     Mariadb,
 }
 
-/// What the table is of.
-#[derive(Debug, Args)]
-pub struct SummaryArgs {
-    /// What `load --json` wrote, a line each
-    pub file: PathBuf,
-    /// Label that the others are compared with, may be given more than once
-    #[arg(long = "base", value_name = "LABEL")]
-    pub bases: Vec<String>,
+impl Command {
+    /// Does it.
+    ///
+    /// # Errors
+    /// If that fails, for people to read.
+    pub fn run(self) -> Result<(), Box<dyn Error>> {
+        match self {
+            Self::Load(args) => args.run(),
+            Self::Serve(ServeCommand::UdpEcho { kind, listen }) => Ok(udp::echo(kind, listen)?),
+            Self::Serve(ServeCommand::TcpEcho { kind, listen }) => tcp::echo(kind, listen),
+            Self::Serve(ServeCommand::Mariadb) => mariadb::serve(),
+            Self::Scale(command) => scale::run(&command),
+            Self::Summary { file, bases } => {
+                let named = |problem: &str| format!("{}: {problem}", file.display());
+                let text = fs::read_to_string(&file).map_err(|error| named(&error.to_string()))?;
+                let measurements: Result<Vec<_>, _> = text.lines().map(serde_json::from_str).collect();
+                let measurements = measurements
+                    .map_err(|error| named(&format!("not what lars-bench load --json writes: {error}")))?;
+                Ok(writeln!(io::stdout(), "{}", summary::table(&measurements, &bases))?)
+            }
+        }
+    }
+}
+
+impl LoadArgs {
+    fn run(self) -> Result<(), Box<dyn Error>> {
+        self.pin.map_or(Ok(()), load::pin)?;
+        let measurement = Measurement { label: self.label, ..self.load.as_load().run(&self.plan)? };
+        let mut out = io::stdout().lock();
+        if self.json {
+            writeln!(out, "{}", serde_json::to_string(&measurement)?)?;
+        } else {
+            writeln!(out, "{}", summary::table(slice::from_ref(&measurement), &[]))?;
+        }
+        out.flush()?;
+        let label = if measurement.label.is_empty() { "" } else { &format!("{}: ", measurement.label) };
+        for warning in measurement.warnings() {
+            writeln!(io::stderr(), "warning: {label}{warning}")?;
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]

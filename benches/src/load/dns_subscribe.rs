@@ -1,4 +1,4 @@
-//! Many subscribers of one module at lars-dns: how long after an edit each of them has the push.
+//! Many subscribers of module 1/1 at lars-dns: how long after an edit each of them has the push.
 
 use std::{
     io,
@@ -21,13 +21,16 @@ use super::{
     measurement::{Counts, Latency, Measurement, Pushes},
     run::{Plan, WAIT_MAX},
     sockets::{PIECE_LEN, ring_over},
-    values::{module, some},
+    values::some,
 };
 use crate::{
     frames::{Frames, route_query, route_reply},
     ring::{Event, Ring, SocketKind, Wait},
     spread::Spread,
 };
+
+/// What everybody subscribes to. Its hosts are replaced.
+const MODULE: ModuleId = ModuleId::new(1, 1);
 
 /// Connections from one loopback address to one port, at most: the kernel gives out some 28,000 ports.
 const CONNECTIONS_PER_SOURCE: usize = 20_000;
@@ -48,10 +51,6 @@ pub struct DnsSubscribeLoad {
     /// The database that it serves, to edit the route: sqlite:PATH or mysql://user:password@host:port/database
     #[arg(long, value_name = "URL", env = "LARS_STORE_URL", hide_env_values = true)]
     pub store: StoreUrl,
-    /// The module to subscribe to. Its hosts are replaced
-    #[arg(long, value_name = "MODID/CMDID", default_value = "1/1", value_parser = module,
-        allow_hyphen_values = true)]
-    pub module: ModuleId,
     /// How many subscribers
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = some)]
     pub connections: usize,
@@ -111,7 +110,7 @@ struct Audience<'a> {
 impl Audience<'_> {
     /// Every connection asks for the module, and has its answer.
     fn subscribe(&mut self) -> Result<(), LoadError> {
-        let query = route_query(MessageId::GetRouteRequest, self.load.module);
+        let query = route_query(MessageId::GetRouteRequest, MODULE);
         for connection in 0..self.load.connections {
             self.ring.push(connection, &query)?;
             self.ring.flush(connection)?;
@@ -125,9 +124,9 @@ impl Audience<'_> {
         let (cpu_before, started) = (CpuTimes::read(self.plan.server_pid), Instant::now());
         // What a run before this one has left is changed as well.
         let address = Ipv4Addr::from_bits(fastrand::u32(0x0a00_0001..=0x0aff_fffe));
-        let (module, host) = (self.load.module, HostAddr::v4(address, number));
-        store.edit(&[RouteEdit::Replace(module, vec![host])])?;
-        let push = route_reply(MessageId::GetRouteResponse, module, vec![host.to_wire()]);
+        let host = HostAddr::v4(address, number);
+        store.edit(&[RouteEdit::Replace(MODULE, vec![host])])?;
+        let push = route_reply(MessageId::GetRouteResponse, MODULE, vec![host.to_wire()]);
         let edited = Instant::now();
         let (mut first, mut last) = (None, Duration::ZERO);
         let missing = self.await_frames(

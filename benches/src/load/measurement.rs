@@ -1,6 +1,4 @@
-//! [`Measurement`]: what a run has found, for people and as JSON.
-
-use std::fmt;
+//! [`Measurement`]: what a run has found.
 
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
@@ -138,30 +136,6 @@ impl Measurement {
             }
         }
         warnings
-    }
-}
-
-impl fmt::Display for Measurement {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Latency { mean_us, p50_us, p90_us, p99_us, p999_us, max_us } = &self.latency;
-        writeln!(f, "{:.0} operations/s ({} in {:.2} s)", self.per_second, self.completed, self.seconds)?;
-        writeln!(
-            f,
-            "latency µs: mean {mean_us:.1}, 50 % {p50_us:.1}, 90 % {p90_us:.1}, 99 % {p99_us:.1}, \
-             99.9 % {p999_us:.1}, max {max_us:.1}"
-        )?;
-        let share = self.cpu_share * 100.0;
-        write!(f, "load generator: {share:.0} % of its processor, {:.2} µs per operation", self.load_us())?;
-        if let Some(us) = self.server_us {
-            write!(f, "\nserver: {us:.2} µs of processor time per operation")?;
-        }
-        if let Some(Pushes { subscribers, to_first_ms, to_last_ms, first_to_last_ms, .. }) = &self.pushes {
-            write!(f, "\nms from an edit to the first of {subscribers} pushes: {to_first_ms:.1}")?;
-            write!(f, "\nms to the last: {to_last_ms:.1}, from first to last: {first_to_last_ms:.1}")?;
-        }
-        self.stored.as_ref().map_or(Ok(()), |Stored { rows, per_second }| {
-            write!(f, "\nin SQL: {rows} rows, {per_second:.0}/s from the first sent to the last seen there")
-        })
     }
 }
 

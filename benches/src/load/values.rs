@@ -89,14 +89,6 @@ fn modules(text: &str) -> Result<Series, String> {
     series().filter(|series: &Series| !series.is_empty()).ok_or_else(|| "is not like 1/1 or 1..9/1".into())
 }
 
-/// One module.
-pub(super) fn module(text: &str) -> Result<ModuleId, String> {
-    match modules(text)?[..] {
-        [module] => Ok(module),
-        _ => Err("is more than one module".into()),
-    }
-}
-
 /// A number of so many at least and at most.
 pub(super) fn within<const MIN: usize, const MAX: usize>(text: &str) -> Result<usize, String> {
     let number = text.parse().map_err(|error: ParseIntError| error.to_string())?;

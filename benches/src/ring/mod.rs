@@ -490,25 +490,6 @@ mod tests {
     }
 
     #[test]
-    fn datagrams_of_a_batch_arrive_one_by_one() {
-        let server = UdpSocket::bind("127.0.0.1:0").expect("a socket");
-        let ours = UdpSocket::bind("127.0.0.1:0").expect("a socket");
-        ours.connect(server.local_addr().expect("bound")).expect("connected");
-        let mut ring = ring(4, 100);
-        let key = ring.add(ours.into(), SocketKind::Datagram).expect("room");
-        ring.cut_at(key, 3);
-        let sent: [&[u8]; 4] = [b"one", b"two", b"4", b"six"];
-        sent.iter().for_each(|datagram| ring.push(key, datagram).expect("queued"));
-        ring.flush(key).expect("queued");
-        ring.turn(Wait::for_one(Duration::from_millis(50))).expect("a turn");
-        for datagram in sent {
-            let mut buffer = [0; 10];
-            let len = server.recv(&mut buffer).expect("a datagram");
-            assert_eq!(&buffer[..len], datagram);
-        }
-    }
-
-    #[test]
     fn a_closed_socket_is_forgotten_and_its_number_used_again() {
         let mut ring = ring(4, 100);
         for _ in 0..100 {

@@ -67,14 +67,13 @@ fn start_agent(dns: &Service) -> Result<Service, ScaleError> {
 
 /// The push of one change by a whole lars-dns, against the number of subscribers; and what these weigh.
 pub fn fan_out(effort: &Effort) -> Result<Report, ScaleError> {
-    let (site, module) = (Site::new()?, fleet::module(0));
+    let site = Site::new()?;
     let dns = start_dns(&site, &["--store-poll-interval-ms", "20"])?;
     let connections = weigh_connections(effort, &dns)?;
     let labels = ["first to last push read", "processor time of lars-dns per subscriber"];
     let series = effort.series("subscribers, over sockets", &SUBSCRIBERS, labels, |count| {
         let (connections, changes) = (count, 1 + effort.repetitions as u16);
-        let load =
-            DnsSubscribeLoad { dns: dns.addr(), store: site.store_url(), module, connections, changes };
+        let load = DnsSubscribeLoad { dns: dns.addr(), store: site.store_url(), connections, changes };
         let pushes = load.run(&plan(effort, &dns, PATIENCE))?.pushes.ok_or(ScaleError::Silent("a push"))?;
         Ok([pushes.first_to_last_ms.per(1e-6), pushes.server_us.unwrap_or_default().per(1e-3)])
     })?;
