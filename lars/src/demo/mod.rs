@@ -145,7 +145,10 @@ fn client(stack: &Stack) -> Result<Client, Failure> {
 
 fn write_end(facts: &Facts, verdicts: &[Verdict], out: &mut Out<'_>) -> io::Result<()> {
     let (paint, end) = (out.paint(), facts.acts.last().map_or(Duration::ZERO, |act| act.end));
-    writeln!(out.data(), "\nAll calls, and what lars-reporter stored of current windows, successes + failures:\n")?;
+    writeln!(
+        out.data(),
+        "\nAll calls, and what lars-reporter stored of current windows, successes + failures:\n"
+    )?;
     view::write_table(facts, end, paint, out.data())?;
     writeln!(out.data(), "\nWhat was to be shown:\n")?;
     view::write_verdicts(verdicts, out)?;
