@@ -68,7 +68,8 @@ impl Pending {
         now: Moment,
     ) -> Held {
         let module = request.module();
-        let deadline = asked_at + wait.min(WAIT_MAX);
+        // Another shard's clock may be a little ahead.
+        let deadline = asked_at.min(now) + wait.min(WAIT_MAX);
         if self.is_closed {
             return Held::Refused;
         }
@@ -238,6 +239,14 @@ mod tests {
         assert_eq!(pending.hold(request, client(1), (T0, ms(100)), T0 + ms(100)), Held::TooLate);
         assert_eq!(pending.hold(request, client(1), (T0, ms(100)), T0 + ms(99)), Held::New);
         assert_eq!(pending.poll_timeout(), Some(T0 + ms(100)));
+    }
+
+    #[test]
+    fn a_request_from_a_shard_whose_clock_is_ahead_waits_the_longest_time_there_is() {
+        let mut pending = Pending::default();
+        let request = get_host(1, A, u32::MAX);
+        assert_eq!(pending.hold(request, client(1), (T0 + ms(1), request.wait()), T0), Held::New);
+        assert_eq!(pending.poll_timeout(), Some(T0 + WAIT_MAX));
     }
 
     #[test]
