@@ -550,7 +550,18 @@ impl World {
         }
         let (from, to) = pairs[self.rng.usize(0..pairs.len())];
         let message = self.mail.get_mut(&(from, to)).and_then(VecDeque::pop_front).expect("it is not empty");
-        let client = if let Message::Request { client, .. } = &message { Some(*client) } else { None };
+        let client = if let Message::Request { client, asked_at, .. } = &message {
+            let asked = self.asked.get_mut(&(client.socket, client.addr.port()));
+            if let Some(at) = asked.and_then(|asked| asked.deadline.as_mut())
+                && self.now < *asked_at
+            {
+                // The clock has stepped back meanwhile: the wait begins now.
+                *at = self.now + at.elapsed().saturating_sub(asked_at.elapsed());
+            }
+            Some(*client)
+        } else {
+            None
+        };
         assert!(self.tell(to, Input::FromShard(message)), "only routes from lars-dns meet a busy core");
         if let Some(client) = client {
             self.is_kept(client, true);
