@@ -50,7 +50,7 @@ criterion_group!(
     name = cores;
     config = settings();
     targets = codec::frames, codec::messages, codec::lookups, codec::routes, balancer::picks, balancer::calls, balancer::tables,
-        routes::build, routes::compare, routes::change, routes::encode, subscriptions::publish, digest::hash, digest::answer, pool::take,
+        routes::build, routes::compare, routes::change, routes::encode, subscriptions::publish, digest::hash, digest::answer, digest::ask, pool::take,
         pool::append, reporter::rows, reporter::coalesce, client::questions, client::answers
 );
 criterion_main!(cores);

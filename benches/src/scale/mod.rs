@@ -82,7 +82,7 @@ pub enum Subject {
     Hosts,
     /// Cost of a change against the number of its subscribers
     Subscribers,
-    /// Cost of a route query against the number of connections
+    /// Cost of a route query against the number of connections, and of digests
     Queries,
     /// Memory of cores and of whole services, and lookups over UDP
     Memory,
@@ -173,7 +173,7 @@ impl Subject {
             Self::Subscribers => {
                 services::fan_out(effort)?.and(cores::publish_by_subscribers(effort)?.into())
             }
-            Self::Queries => services::queries(effort)?,
+            Self::Queries => services::queries(effort)?.and(services::digests(effort)?),
             Self::Memory => heap::measure()?.and(services::by_size(effort)?),
         })
     }

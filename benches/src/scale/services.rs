@@ -9,7 +9,10 @@ use std::{
 };
 
 use lars_client::{Client, ClientConfig};
-use lars_proto::messages::MessageId;
+use lars_proto::{
+    ModuleId,
+    messages::{MessageId, SubscriptionDigest},
+};
 
 use super::{
     ScaleError,
@@ -19,7 +22,7 @@ use super::{
     report::Report,
     service::Service,
 };
-use crate::frames::{Frames, route_query};
+use crate::frames::{Frames, framed, route_query};
 use crate::load::{
     self, Load, Plan,
     dns_query::DnsQueryLoad,
@@ -48,6 +51,10 @@ const CALLERS: usize = 512;
 /// Subscriptions that are weighed, on so many connections.
 const SUBSCRIPTIONS_EACH: usize = 10_000;
 const SUBSCRIBING_CONNECTIONS: usize = 50;
+
+/// Connections that send digests, and the modules that each is subscribed to.
+const DIGESTING_CONNECTIONS: usize = 100;
+const MODULES_SUMMED_UP: [usize; 2] = [50, 1_000];
 
 /// What does not come in this time does not come.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -268,6 +275,68 @@ pub fn queries(effort: &Effort) -> Result<Report, ScaleError> {
     Ok(Report { curves: vec![curve], figures: vec![figure] })
 }
 
+/// Asks for modules and reads the answers.
+fn subscribe(
+    stream: &mut TcpStream,
+    modules: impl ExactSizeIterator<Item = ModuleId>,
+) -> Result<(), ScaleError> {
+    let count = modules.len();
+    let questions = modules.map(|module| route_query(MessageId::GetRouteRequest, module));
+    stream.write_all(&questions.collect::<Vec<_>>().concat())?;
+    read_frames(stream, count)
+}
+
+fn read_frames(stream: &mut TcpStream, mut missing: usize) -> Result<(), ScaleError> {
+    let (mut frames, mut buffer) = (Frames::default(), vec![0; 64 << 10]);
+    while missing > 0 {
+        let len = stream.read(&mut buffer)?;
+        if len == 0 {
+            return Err(ScaleError::Silent("the answer to a question"));
+        }
+        frames.take(&buffer[..len], |_| missing -= 1).map_err(io::Error::other)?;
+    }
+    Ok(())
+}
+
+/// What digests take in a whole lars-dns: of connections with few subscriptions, and what each more adds.
+pub fn digests(effort: &Effort) -> Result<Report, ScaleError> {
+    let mut site = Site::new()?;
+    let [few, many] = MODULES_SUMMED_UP;
+    site.grow(many * (1 + DIGESTING_CONNECTIONS / 10), HOSTS_PER_MODULE)?;
+    let dns = start_dns(&site, &[])?;
+    let digest = framed(MessageId::SubscriptionDigest, &SubscriptionDigest { count: 1, sum: 1 });
+    let cost = |modules: usize| {
+        effort.say(format_args!("digests of {modules} modules"));
+        let mut streams = connect(&dns, DIGESTING_CONNECTIONS)?;
+        for (n, stream) in streams.iter_mut().enumerate() {
+            subscribe(stream, (n * many / 10..n * many / 10 + modules).map(fleet::module))?;
+        }
+        let rounds = if effort.quick { 2 } else { 200 };
+        let costs = (0..effort.repetitions).map(|_| {
+            let before = dns.processor_time()?;
+            for _ in 0..rounds {
+                streams.iter_mut().try_for_each(|stream| stream.write_all(&digest))?;
+                streams.iter_mut().try_for_each(|stream| read_frames(stream, 1))?;
+            }
+            let took = dns.processor_time()? - before;
+            Ok(took.as_secs_f64() * 1e9 / (rounds * DIGESTING_CONNECTIONS) as f64)
+        });
+        let costs = costs.collect::<Result<Vec<_>, ScaleError>>()?;
+        Ok::<_, ScaleError>(Spread::of(costs).unwrap_or_default().median)
+    };
+    let (of_few, of_many) = (cost(few)?, cost(many)?);
+    let each = (of_many - of_few) / (many - few) as f64;
+    let how =
+        |what: String| format!("processor time of lars-dns per {what}, {DIGESTING_CONNECTIONS} connections");
+    let digest = how(format!("digest that differs, without its modules: {few} of them, less those"));
+    let module = how(format!("module of a digest: {many} of them against {few}"));
+    let figures = vec![
+        Figure::new("dns_digest_cpu", Nanoseconds, of_few - each * few as f64, &digest),
+        Figure::new("dns_digest_module_cpu", Nanoseconds, each, &module),
+    ];
+    Ok(Report { curves: Vec::new(), figures })
+}
+
 fn weigh_subscriptions(effort: &Effort, dns: &Service) -> Result<Figure, ScaleError> {
     effort.say("subscriptions to many modules");
     let mut streams = connect(dns, SUBSCRIBING_CONNECTIONS)?;
@@ -277,17 +346,7 @@ fn weigh_subscriptions(effort: &Effort, dns: &Service) -> Result<Figure, ScaleEr
     for stream in &mut streams {
         for first in (0..each).step_by(100) {
             let modules = (first..each.min(first + 100)).map(fleet::module);
-            let questions = modules.map(|module| route_query(MessageId::GetRouteRequest, module));
-            let mut missing = questions.len();
-            stream.write_all(&questions.collect::<Vec<_>>().concat())?;
-            let (mut frames, mut buffer) = (Frames::default(), vec![0; 64 << 10]);
-            while missing > 0 {
-                let len = stream.read(&mut buffer)?;
-                if len == 0 {
-                    return Err(ScaleError::Silent("the answer to a query"));
-                }
-                frames.take(&buffer[..len], |_| missing -= 1).map_err(io::Error::other)?;
-            }
+            subscribe(stream, modules)?;
         }
     }
     let weight = (dns.resident()? - before) / (each * SUBSCRIBING_CONNECTIONS) as f64;
