@@ -160,7 +160,7 @@ pub struct BalanceSection {
     pub overload_timeout_ms: u64,
     pub max_ejected_percent: u32,
     pub panic_percent: u32,
-    /// How long an answer of lars-dns counts as current.
+    /// The time between two digests and, where lars-dns knows none, for which an answer of it counts as current.
     pub update_timeout_ms: u64,
 }
 

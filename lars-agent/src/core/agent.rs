@@ -684,6 +684,22 @@ mod tests {
     }
 
     #[test]
+    fn all_shards_hear_whether_lars_dns_knows_digests() {
+        let mut near = core(0);
+        tell(&mut near, Input::DnsUp);
+        near.handle_request(&get_host(NEAR), client(LOCAL), T0);
+        outputs(&mut near);
+        let answer = |peer_version| Input::Route(GetRouteResponse { peer_version, ..route(NEAR, &[1]) });
+        let told = tell(&mut near, answer(1));
+        assert!(told.contains(&Output::ToShard(1, Message::HasDigests(true))), "{told:?}");
+        let told = tell(&mut near, Input::DnsDown);
+        assert_eq!(told, [], "lookups would not find one either");
+        tell(&mut near, Input::DnsUp);
+        let told = tell(&mut near, answer(0));
+        assert_eq!(told, [Output::ToShard(1, Message::HasDigests(false))]);
+    }
+
+    #[test]
     fn routes_for_a_shard_that_is_behind_are_not_taken() {
         let mut near = core(0);
         tell(&mut near, Input::DnsUp);

@@ -67,7 +67,7 @@ pub struct TableConfig {
     /// The most modules a table knows: garbage must not exhaust memory. Beyond, a new module takes the place of one
     /// without hosts; if all have hosts, it is answered with [`Answer::NotFound`] and not remembered.
     pub modules_max: usize,
-    /// How long an answer of lars-dns counts as current.
+    /// How long an answer of lars-dns counts as current, if it knows no digests; and the time between two of those.
     pub update_timeout: Duration,
     /// For how long an empty route of a module with hosts is kept back that lars-dns does not say to be meant.
     pub empty_hold: Duration,
@@ -668,6 +668,21 @@ mod tests {
             assert_eq!(interests(&mut table), []);
             assert_eq!(table.get_host(A, T0 + 15 * SECOND), Answer::NotFound);
             assert_eq!(interests(&mut table), [Interest::Want(A)]);
+        }
+
+        #[test]
+        fn where_digests_find_what_is_not_current_only_what_is_not_learned_is_asked_for() {
+            let mut table = table_with([1]);
+            table.set_has_digests(true);
+            table.get_host(A, T0 + 100 * SECOND);
+            assert_eq!(interests(&mut table), []);
+            for second in [100, 102] {
+                table.get_host(B, T0 + second * SECOND);
+                assert_eq!(interests(&mut table), [Interest::Want(B)], "answers get lost");
+            }
+            table.set_has_digests(false);
+            table.get_host(A, T0 + 102 * SECOND);
+            assert_eq!(interests(&mut table), [Interest::Want(A)], "the next server is of the original");
         }
 
         #[test]
