@@ -33,8 +33,8 @@ fn curves_are_printed_kept_and_drawn_again() {
 #[test]
 fn a_fleet_is_computed_from_the_figures_of_the_repository() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/curves");
-    let needs = lars_bench(&["plan", "--figures", folder, "--agents", "1000", "--modules-per-agent", "60"]);
-    // 1,000 agents ask for 60 modules once a minute.
-    let queries = needs.lines().find_map(|line| line.strip_prefix("lars-dns: queries per second"));
-    assert_eq!(queries.map(str::trim), Some("1 k"), "{needs}");
+    let needs = lars_bench(&["plan", "--figures", folder, "--agents", "60000"]);
+    // 60,000 agents send a digest once a minute.
+    let digests = needs.lines().find_map(|line| line.strip_prefix("lars-dns: digests per second"));
+    assert_eq!(digests.map(str::trim), Some("1 k"), "{needs}");
 }
