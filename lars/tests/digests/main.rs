@@ -1,6 +1,8 @@
 //! The cores of an agent and of lars-dns, and a network between them that loses, repeats and reorders: whatever went
 //! wrong, the next digest finds it and makes it good, and the one after that finds nothing.
 
+mod services;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     net::{Ipv4Addr, SocketAddr},
