@@ -212,11 +212,22 @@ impl PoolBuf {
     /// # Errors
     /// If there is no larger buffer to be had; then nothing is appended.
     pub fn extend_from_slice(&mut self, more: &[u8]) -> Result<(), PoolExhausted> {
-        if more.len() > self.spare() {
-            self.move_to(self.len + more.len())?;
+        self.extend_from_slices(&[more])
+    }
+
+    /// Appends all `parts`, one behind the other, moving to a larger class if they do not fit.
+    ///
+    /// # Errors
+    /// If there is no larger buffer to be had; then nothing is appended.
+    pub fn extend_from_slices(&mut self, parts: &[&[u8]]) -> Result<(), PoolExhausted> {
+        let len = parts.iter().map(|part| part.len()).sum::<usize>();
+        if len > self.spare() {
+            self.move_to(self.len + len)?;
         }
-        self.bytes[self.len..self.len + more.len()].copy_from_slice(more);
-        self.len += more.len();
+        for part in parts {
+            self.bytes[self.len..self.len + part.len()].copy_from_slice(part);
+            self.len += part.len();
+        }
         Ok(())
     }
 

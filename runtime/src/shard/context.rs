@@ -84,8 +84,17 @@ impl<S> ShardContext<S> {
     /// # Errors
     /// If the connection is gone, its output is at its bound, or the pool is exhausted.
     pub fn send(&mut self, conn: ConnId, bytes: &[u8]) -> Result<(), SendError> {
+        self.send_vectored(conn, &[bytes])
+    }
+
+    /// Queues a copy of `parts`, one behind the other, like [`send`](Self::send): for a header and a body that do not
+    /// lie together.
+    ///
+    /// # Errors
+    /// As for [`send`](Self::send).
+    pub fn send_vectored(&mut self, conn: ConnId, parts: &[&[u8]]) -> Result<(), SendError> {
         let connection = self.table.open_mut(conn).ok_or(SendError::Gone)?;
-        connection.output.push(bytes, &self.pool, self.now)?;
+        connection.output.push(parts, &self.pool, self.now)?;
         self.sent_at = Some(self.now);
         if self.serving != Some(conn) {
             connection.wake();

@@ -41,7 +41,9 @@ pub struct Handlers<S> {
 
 impl<S> Handlers<S> {
     /// No functions yet. `framing` finds the first frame of the input; its error closes the connection.
-    pub fn new<E: Error + 'static>(framing: fn(&[u8]) -> Result<Frame, E>) -> Self {
+    pub fn new<E: Error + 'static>(
+        framing: impl Fn(&[u8]) -> Result<Frame, E> + Send + Sync + 'static,
+    ) -> Self {
         Self {
             framing: Arc::new(move |input| framing(input).map_err(|error| error.to_string())),
             by_id: Vec::new(),

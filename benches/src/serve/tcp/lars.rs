@@ -11,14 +11,10 @@ use lars_service::Shutdown;
 use super::announce;
 use crate::frames::ECHO_ID;
 
-/// A reply is put together here, and copied into the output of its connection.
-#[derive(Default)]
-struct Reply(Vec<u8>);
-
 pub(super) fn echo(tcp_driver: TcpDriver, listen: SocketAddr) -> Result<(), Box<dyn Error>> {
     let shutdown = Shutdown::on_signals()?;
     let config = ShardsConfig { name: "echo".into(), shards: 1, tcp_driver, ..ShardsConfig::default() };
-    let shards = Shards::start(config, |_| Reply::default())?;
+    let shards = Shards::start(config, |_| ())?;
     let handlers = Handlers::new(frame::next).on(ECHO_ID, reply);
     let server = TcpServer::start(&shards, TcpServerConfig::new(listen), handlers)?;
     announce(server.local_addr())?;
@@ -26,12 +22,9 @@ pub(super) fn echo(tcp_driver: TcpDriver, listen: SocketAddr) -> Result<(), Box<
     Ok(())
 }
 
-fn reply(reply: &mut Reply, net: &mut ShardContext<Reply>, conn: ConnId, body: &[u8]) -> Flow {
+fn reply(_: &mut (), net: &mut ShardContext<()>, conn: ConnId, body: &[u8]) -> Flow {
     let header: [[u8; HEADER_LEN / 2]; 2] = [ECHO_ID.to_le_bytes(), (body.len() as i32).to_le_bytes()];
-    reply.0.clear();
-    reply.0.extend(header.as_flattened());
-    reply.0.extend(body);
-    match net.send(conn, &reply.0) {
+    match net.send_vectored(conn, &[header.as_flattened(), body]) {
         Ok(()) => Flow::Continue,
         Err(_) => Flow::Close("the reply does not fit"),
     }

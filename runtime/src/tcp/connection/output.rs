@@ -71,23 +71,24 @@ impl Output {
         }
     }
 
-    /// Queues a copy of `bytes`.
-    pub(crate) fn push(&mut self, bytes: &[u8], pool: &Pool, now: Instant) -> Result<(), SendError> {
-        self.check_room(bytes.len())?;
-        if bytes.is_empty() {
+    /// Queues a copy of `parts`, one behind the other.
+    pub(crate) fn push(&mut self, parts: &[&[u8]], pool: &Pool, now: Instant) -> Result<(), SendError> {
+        let len = parts.iter().map(|part| part.len()).sum();
+        self.check_room(len)?;
+        if len == 0 {
             // No chunk is empty, or writing from the front could write nothing for ever.
             return Ok(());
         }
         match self.chunks.back_mut() {
-            Some(Chunk::Pooled(last)) if last.spare() >= bytes.len() => last.extend_from_slice(bytes)?,
+            Some(Chunk::Pooled(last)) if last.spare() >= len => last.extend_from_slices(parts)?,
             Some(_) | None => {
-                let room = self.queued.clamp(CHUNK_LEN_MIN, CHUNK_LEN_MAX).max(bytes.len());
+                let room = self.queued.clamp(CHUNK_LEN_MIN, CHUNK_LEN_MAX).max(len);
                 let mut chunk = pool.take(room)?;
-                chunk.extend_from_slice(bytes)?;
+                chunk.extend_from_slices(parts)?;
                 self.chunks.push_back(Chunk::Pooled(chunk));
             }
         }
-        self.count(bytes.len(), now);
+        self.count(len, now);
         Ok(())
     }
 
@@ -252,7 +253,7 @@ mod tests {
         let (pool, now) = (Pool::new(1 << 20), Instant::now());
         let in_use = |lend: bool, settle: bool| {
             let mut output = Output::new(BYTES_MAX, now);
-            output.push(b"pooled", &pool, now).expect("room");
+            output.push(&[b"pooled"], &pool, now).expect("room");
             if lend {
                 output.lend(&mut [IoSlice::new(&[]); SLICES_MAX]);
                 output.clear();
@@ -322,8 +323,9 @@ mod tests {
                 let fits = |len: usize| model.len() + len <= BYTES_MAX;
                 match op {
                     Op::Push(len) => {
-                        let message = vec![index as u8; len];
-                        prop_assert_eq!(output.push(&message, &pool, now).is_ok(), fits(len));
+                        let message: Vec<_> = (0..len).map(|at| (index + at) as u8).collect();
+                        let (front, back) = message.split_at(len / 3);
+                        prop_assert_eq!(output.push(&[front, back], &pool, now).is_ok(), fits(len));
                         if fits(len) { model.extend(message) }
                     }
                     Op::PushShared(len) => {
@@ -369,7 +371,7 @@ mod tests {
     fn nothing_takes_no_buffer() {
         let (pool, now) = (Pool::new(1 << 20), Instant::now());
         let mut output = Output::new(BYTES_MAX, now);
-        output.push(&[], &pool, now).expect("room");
+        output.push(&[&[]], &pool, now).expect("room");
         assert_eq!(pool.stats().buffers_in_use, 0);
         output.push_shared(&Arc::from(*b"abc"), now).expect("room");
         let mut slices = [IoSlice::new(&[]); SLICES_MAX];
@@ -381,7 +383,7 @@ mod tests {
         let (pool, now) = (Pool::new(1 << 20), Instant::now());
         let mut output = Output::new(BYTES_MAX, now);
         let shared: Arc<[u8]> = (*b"shared").into();
-        output.push(b"copied", &pool, now).expect("room");
+        output.push(&[b"copied"], &pool, now).expect("room");
         output.push_shared(&shared, now).expect("room");
         let lent = places(&mut output);
         output.push_shared(&shared, now).expect("room");
@@ -399,7 +401,7 @@ mod tests {
         let (pool, now) = (Pool::new(1 << 20), Instant::now());
         let mut output = Output::new(BYTES_MAX, now);
         for _ in 0..100 {
-            output.push(&[1; 40], &pool, now).expect("room");
+            output.push(&[&[1; 40]], &pool, now).expect("room");
         }
         assert_eq!(pool.stats().buffers_in_use, 1);
         assert_eq!(content(&output).len(), 4000);
@@ -409,9 +411,9 @@ mod tests {
     fn refusals_are_told_once_there_is_room() {
         let (pool, now) = (Pool::new(1 << 20), Instant::now());
         let mut output = Output::new(1000, now);
-        output.push(&[1; 900], &pool, now).expect("room");
+        output.push(&[&[1; 900]], &pool, now).expect("room");
         assert!(!output.take_writable(), "nothing was refused");
-        assert_eq!(output.push(&[1; 101], &pool, now), Err(SendError::Full));
+        assert_eq!(output.push(&[&[1; 101]], &pool, now), Err(SendError::Full));
         output.consume(649, now);
         assert!(!output.take_writable(), "251 of 1000 bytes wait");
         output.consume(1, now);
@@ -423,8 +425,8 @@ mod tests {
     fn without_a_buffer_nothing_is_queued() {
         let (pool, now) = (Pool::new(4096), Instant::now());
         let mut output = Output::new(BYTES_MAX, now);
-        output.push(&[1; 4000], &pool, now).expect("room");
-        assert!(matches!(output.push(&[2; 100], &pool, now), Err(SendError::Pool(_))));
+        output.push(&[&[1; 4000]], &pool, now).expect("room");
+        assert!(matches!(output.push(&[&[2; 100]], &pool, now), Err(SendError::Pool(_))));
         assert_eq!(output.queued(), 4000);
     }
 
@@ -433,8 +435,8 @@ mod tests {
         let (pool, start) = (Pool::new(1 << 20), Instant::now());
         let at = |s| start + Duration::from_secs(s);
         let mut output = Output::new(BYTES_MAX, start);
-        output.push(b"abc", &pool, at(5)).expect("room");
-        output.push(b"def", &pool, at(7)).expect("room");
+        output.push(&[b"abc"], &pool, at(5)).expect("room");
+        output.push(&[b"def"], &pool, at(7)).expect("room");
         assert_eq!(output.moved_at(), at(5), "queueing more moves nothing");
         output.consume(0, at(8));
         assert_eq!(output.moved_at(), at(5));

@@ -159,21 +159,16 @@ impl<S: 'static> UringDriver<S> {
     /// Turns, until there is nothing to do, nor, if it `lingers`, soon will be.
     async fn work(&self, shard: &Rc<Shard<S>>, lingers: bool) {
         let mut since = Instant::now();
-        while self.has_work() || lingers && self.linger() {
-            let now = Instant::now();
+        let mut came = true;
+        while self.has_work() || lingers && came {
+            let linger = (lingers && self.calls.is_empty()).then_some(LINGER);
+            let now;
+            (now, came) = self.connections.borrow_mut().turn(shard, &self.calls, linger);
             if now.duration_since(since) > WORK_PER_PASS {
                 shard.reactor_pass.wait().await;
                 since = Instant::now();
             }
-            shard.net.borrow_mut().set_now(now);
-            self.connections.borrow_mut().turn(shard, &self.calls);
         }
-    }
-
-    /// Waits for a while; whether there is something to do then.
-    fn linger(&self) -> bool {
-        self.connections.borrow_mut().wait(LINGER);
-        self.has_work()
     }
 
     /// Waits until there is something to do, or all is over.
@@ -218,11 +213,15 @@ pub(crate) async fn run<S: 'static>(shard: Rc<Shard<S>>) {
 }
 
 impl<S: 'static> UringConnections<S> {
-    /// Submits what was made up, serves what has come, advances whom it concerns.
-    fn turn(&mut self, shard: &Rc<Shard<S>>, calls: &WakeQueue) {
-        let turned = self.uring.turn(&mut self.completions);
+    /// Submits what was made up, serves what has come, advances whom it concerns. Where all that is left to do is to
+    /// submit, it waits for `linger` in the same call. Returns the time of the turn, and whether anything had come.
+    fn turn(&mut self, shard: &Rc<Shard<S>>, calls: &WakeQueue, linger: Option<Duration>) -> (Instant, bool) {
+        let linger = linger.filter(|_| !self.is_behind() && !self.uring.has_to_collect());
+        let turned = self.uring.turn(&mut self.completions, linger);
         self.log_failure(turned);
-        let mut work = Work::begin();
+        let (now, came) = (Instant::now(), !self.completions.is_empty());
+        shard.net.borrow_mut().set_now(now);
+        let mut work = Work::begin(now);
         while !work.is_enough()
             && let Some(completion) = self.completions.pop_front()
         {
@@ -232,7 +231,7 @@ impl<S: 'static> UringConnections<S> {
         calls.take(&mut self.due);
         // One that is queued again has its turn in the next one.
         let mut count = self.starved.len() + self.due.len();
-        let mut work = Work::begin();
+        let mut work = Work::begin(Instant::now());
         while count > 0
             && !work.is_enough()
             && let Some(slot) = self.starved.pop_front().or_else(|| self.due.pop_front())
@@ -240,18 +239,16 @@ impl<S: 'static> UringConnections<S> {
             count -= 1;
             self.advance(shard, slot);
         }
+        (now, came)
     }
 
     fn has_work(&mut self) -> bool {
-        !self.completions.is_empty()
-            || !self.starved.is_empty()
-            || !self.due.is_empty()
-            || self.uring.has_work()
+        self.is_behind() || self.uring.has_work()
     }
 
-    fn wait(&mut self, timeout: Duration) {
-        let waited = self.uring.wait(timeout);
-        self.log_failure(waited);
+    /// Whether a turn left something for the next.
+    fn is_behind(&self) -> bool {
+        !self.completions.is_empty() || !self.starved.is_empty() || !self.due.is_empty()
     }
 
     fn log_failure(&mut self, result: io::Result<()>) {
@@ -304,8 +301,8 @@ struct Work {
 }
 
 impl Work {
-    fn begin() -> Self {
-        Self { began: Instant::now(), count: 0 }
+    fn begin(now: Instant) -> Self {
+        Self { began: now, count: 0 }
     }
 
     /// To be asked before each piece of it; the first is always done.

@@ -80,6 +80,8 @@ pub(super) struct Uring {
     #[expect(clippy::vec_box, reason = "a message stays where it is when there are more")]
     gathers: Vec<Box<Gather>>,
     gathered: usize,
+    /// Sends that are queued: most complete while they are submitted.
+    sends_queued: usize,
     /// Requests that may touch memory of this process.
     in_flight: usize,
     buffers: ManuallyDrop<Buffers>,
@@ -106,6 +108,7 @@ impl Uring {
             backlog: VecDeque::new(),
             gathers: Vec::new(),
             gathered: 0,
+            sends_queued: 0,
             in_flight: 0,
             buffers: ManuallyDrop::new(buffers),
         })
@@ -144,6 +147,7 @@ impl Uring {
             several => opcode::SendMsg::new(Fd(fd), self.gather(several)).flags(FLAGS as u32).build(),
         };
         self.in_flight += 1;
+        self.sends_queued += 1;
         self.push(entry.user_data(Request::Send.tag(slot)));
     }
 
@@ -173,27 +177,39 @@ impl Uring {
 
     /// Whether there is anything to submit or to collect.
     pub(super) fn has_work(&mut self) -> bool {
-        if !self.backlog.is_empty() || !self.uring.completion().is_empty() {
-            return true;
-        }
-        let submission = self.uring.submission();
-        !submission.is_empty() || submission.taskrun() || submission.cq_overflow()
+        self.has_to_submit() || self.has_to_collect()
     }
 
-    /// Submits what is queued, and fills `completions` up with what has come.
+    /// Whether requests are queued.
+    fn has_to_submit(&mut self) -> bool {
+        !self.backlog.is_empty() || !self.uring.submission().is_empty()
+    }
+
+    /// Whether something has come.
+    pub(super) fn has_to_collect(&mut self) -> bool {
+        let submission = self.uring.submission();
+        let asks_to_be_entered = submission.taskrun() || submission.cq_overflow();
+        drop(submission);
+        asks_to_be_entered || !self.uring.completion().is_empty()
+    }
+
+    /// Submits what is queued, waits for `linger`, if there is one, until something has come, and fills `completions`
+    /// up with it.
     ///
     /// # Errors
     /// If the kernel refuses to be asked at all.
-    pub(super) fn turn(&mut self, completions: &mut VecDeque<Completion>) -> io::Result<()> {
-        while self.has_work_for_the_kernel() {
-            let queued = self.uring.submission().len();
-            self.enter(queued)?;
-            if !self.refill() {
-                break;
-            }
+    pub(super) fn turn(
+        &mut self,
+        completions: &mut VecDeque<Completion>,
+        linger: Option<Duration>,
+    ) -> io::Result<()> {
+        match linger.filter(|_| self.backlog.is_empty()) {
+            Some(linger) => self.wait(linger)?,
+            None => self.submit()?,
         }
-        if self.backlog.is_empty() && self.uring.submission().is_empty() {
+        if !self.has_to_submit() {
             self.gathered = 0;
+            self.sends_queued = 0;
         }
         let room = BATCH - completions.len();
         for entry in self.uring.completion().take(room) {
@@ -201,6 +217,17 @@ impl Uring {
             debug_assert!(completion.more || self.in_flight > 0);
             self.in_flight -= usize::from(!completion.more);
             completions.push_back(completion);
+        }
+        Ok(())
+    }
+
+    fn submit(&mut self) -> io::Result<()> {
+        while self.has_work_for_the_kernel() {
+            let queued = self.uring.submission().len();
+            self.enter(queued)?;
+            if !self.refill() {
+                break;
+            }
         }
         Ok(())
     }
@@ -232,14 +259,13 @@ impl Uring {
         come_back(entered)
     }
 
-    /// Waits in the ring until something has come, but not for long.
-    ///
-    /// # Errors
-    /// If the kernel refuses to be asked at all.
-    pub(super) fn wait(&mut self, timeout: Duration) -> io::Result<()> {
+    /// Submits, and waits in the ring until something has come besides the ends of the sends, which are no news: those
+    /// of this call most often come at once. Where one does not, because its peer reads nothing, another connection's
+    /// event may have to wait for the next or for the end of the time.
+    fn wait(&mut self, timeout: Duration) -> io::Result<()> {
         let timeout = Timespec::from(timeout);
         let args = SubmitArgs::new().timespec(&timeout);
-        match self.uring.submitter().submit_with_args(1, &args) {
+        match self.uring.submitter().submit_with_args(self.sends_queued + 1, &args) {
             Err(error) if error.raw_os_error() == Some(libc::ETIME) => Ok(()),
             waited => come_back(waited),
         }
