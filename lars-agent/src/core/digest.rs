@@ -45,7 +45,7 @@ enum Step {
 pub struct Digests {
     interval: Duration,
     /// An answer that takes longer was lost.
-    patience: Duration,
+    answer_timeout: Duration,
     /// After so long the first one of a connection is due: each agent has its own, because many connect at once when a
     /// server ends.
     first_after: Duration,
@@ -64,7 +64,7 @@ impl Digests {
         let part = f64::from(spread) / f64::from(u32::MAX);
         Self {
             interval,
-            patience: interval.max(answer_timeout),
+            answer_timeout: interval.max(answer_timeout),
             first_after: interval.mul_f64(part),
             whole: Digest::default(),
             buckets: BucketSums::default(),
@@ -115,7 +115,7 @@ impl Digests {
     /// The next question, if it is time for one. It counts as sent.
     pub(super) fn poll(&mut self, now: Moment) -> Option<Question> {
         if let Step::AwaitsAnswer(at) | Step::AwaitsBuckets { asked_at: at, .. } = self.step
-            && now.is_due(at + self.patience, self.patience)
+            && now.is_due(at + self.answer_timeout, self.answer_timeout)
         {
             self.step = Step::Rests(now);
         }
@@ -146,7 +146,9 @@ impl Digests {
         match self.step {
             Step::Rests(until) => Some(until),
             Step::Differs { .. } => Some(Moment::ORIGIN),
-            Step::AwaitsAnswer(at) | Step::AwaitsBuckets { asked_at: at, .. } => Some(at + self.patience),
+            Step::AwaitsAnswer(at) | Step::AwaitsBuckets { asked_at: at, .. } => {
+                Some(at + self.answer_timeout)
+            }
             Step::Unknown => None,
         }
     }
@@ -186,7 +188,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
     const INTERVAL: Duration = Duration::from_secs(16);
-    const PATIENCE: Duration = Duration::from_secs(20);
+    const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
     const T0: Moment = Moment::ORIGIN;
     const MODULE: ModuleId = ModuleId::new(1, 1);
 
@@ -196,7 +198,7 @@ mod tests {
 
     /// Of a connection whose first answer has come.
     fn begun(spread: u32) -> Digests {
-        let mut digests = Digests::new(INTERVAL, PATIENCE, spread);
+        let mut digests = Digests::new(INTERVAL, ANSWER_TIMEOUT, spread);
         digests.begin(T0);
         digests.add(MODULE, hash(7));
         digests
@@ -221,7 +223,7 @@ mod tests {
             assert_eq!(digests.poll(due + INTERVAL.mul_f32(0.9)), None);
         }
         assert_eq!(
-            Digests::new(INTERVAL, PATIENCE, 0).poll_timeout(),
+            Digests::new(INTERVAL, ANSWER_TIMEOUT, 0).poll_timeout(),
             None,
             "deployed servers know no digests"
         );
@@ -282,11 +284,11 @@ mod tests {
     fn after_an_answer_that_was_lost_the_next_digest_is_sent() {
         let mut digests = begun(0);
         digests.poll(T0);
-        assert_eq!(digests.poll_timeout(), Some(T0 + PATIENCE));
-        assert_eq!(digests.poll(T0 + PATIENCE), Some(Question::Digest(digests.whole())));
+        assert_eq!(digests.poll_timeout(), Some(T0 + ANSWER_TIMEOUT));
+        assert_eq!(digests.poll(T0 + ANSWER_TIMEOUT), Some(Question::Digest(digests.whole())));
         assert!(digests.answered(differing(0)));
-        digests.poll(T0 + PATIENCE);
-        let later = T0 + 2 * PATIENCE;
+        digests.poll(T0 + ANSWER_TIMEOUT);
+        let later = T0 + 2 * ANSWER_TIMEOUT;
         assert_eq!(digests.poll_timeout(), Some(later));
         assert_eq!(digests.poll(later), Some(Question::Digest(digests.whole())));
         digests.reset();

@@ -85,10 +85,10 @@ impl Polling {
         self.stop.trigger();
     }
 
-    /// Waits for the end for `patience`: a call to the database cannot be interrupted, and the thread ends by
+    /// Waits for the end for `timeout`: a call to the database cannot be interrupted, and the thread ends by
     /// itself after it. Whether it has ended.
-    pub(super) fn wait_for_end(self, patience: Duration) -> bool {
-        self.ended.recv_timeout(patience) == Err(flume::RecvTimeoutError::Disconnected)
+    pub(super) fn wait_for_end(self, timeout: Duration) -> bool {
+        self.ended.recv_timeout(timeout) == Err(flume::RecvTimeoutError::Disconnected)
     }
 }
 

@@ -27,7 +27,7 @@ const POLLING_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
 
 /// How long the end waits for a call to the database that is under way.
-const POLLING_PATIENCE: Duration = Duration::from_secs(1);
+const POLLING_END_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Why the service does not run.
 #[derive(Debug, thiserror::Error)]
@@ -139,7 +139,7 @@ impl Dns {
             cut = report.connections_cut,
             "connections ended"
         );
-        if !self.polling.wait_for_end(POLLING_PATIENCE) {
+        if !self.polling.wait_for_end(POLLING_END_TIMEOUT) {
             tracing::warn!("a call to the store is still under way; it is left alone");
         }
     }

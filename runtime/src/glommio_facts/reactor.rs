@@ -13,9 +13,9 @@ use glommio::io::BufferedFile;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 /// An eventfd whose reads the reactor completes.
-pub(crate) struct ReactorPass(BufferedFile);
+pub(crate) struct ReactorYield(BufferedFile);
 
-impl ReactorPass {
+impl ReactorYield {
     /// To be called on a shard.
     pub(crate) fn new() -> io::Result<Self> {
         // As a semaphore each read takes one of the writes, however many tasks wait at once.
@@ -30,7 +30,7 @@ impl ReactorPass {
         // SAFETY: the file is open for as long as `self` is.
         let fd = unsafe { BorrowedFd::borrow_raw(self.0.as_raw_fd()) };
         if nix::unistd::write(fd, &1_u64.to_ne_bytes()).is_ok() {
-            // The read takes what was just written; should it fail, the pass was made all the same.
+            // The read takes what was just written; should it fail, the reactor has had its turn all the same.
             let _ = self.0.read_at(0, 8).await;
         }
     }

@@ -17,7 +17,7 @@ use futures_lite::future;
 use glommio::{Latency, Shares, Task, TaskQueueHandle, timer::Timer};
 
 use crate::{
-    glommio_facts::reactor::ReactorPass,
+    glommio_facts::reactor::ReactorYield,
     log_throttle::LogThrottle,
     shard::clock::Clock,
     shard::context::{ShardContext, Tick},
@@ -51,7 +51,7 @@ pub(crate) struct Shard<S> {
     messages: RefCell<Vec<Box<dyn Fn() -> bool>>>,
     /// A wake from another thread reaches a busy executor only through a queue whose latency matters.
     pub(super) urgent: TaskQueueHandle,
-    pub(crate) reactor_pass: Rc<ReactorPass>,
+    pub(crate) reactor_yield: Rc<ReactorYield>,
     /// What moves the bytes of its connections, if that is one for all; `tcp::driver` knows.
     pub(crate) driver: OnceCell<Box<dyn Any>>,
     /// No new work: the shard drains or stops.
@@ -88,7 +88,7 @@ impl<S: 'static> Shard<S> {
                 Latency::Matters(Duration::from_millis(1)),
                 "urgent",
             ),
-            reactor_pass: Rc::new(ReactorPass::new()?),
+            reactor_yield: Rc::new(ReactorYield::new()?),
             driver: OnceCell::new(),
             ending: Cell::new(false),
             stopping: Cell::new(false),

@@ -125,7 +125,7 @@ async fn run<S: 'static, M: Send + 'static>(
         });
         if in_a_row >= MESSAGES_PER_TURN {
             in_a_row = 0;
-            shard.reactor_pass.wait().await;
+            shard.reactor_yield.wait().await;
         }
     }
     // Else what waits would be kept until the last sender is gone.

@@ -52,12 +52,12 @@ pub(crate) async fn run<S: 'static>(
     clock.await;
     ticks.detach();
 
-    let reactor_pass = Rc::clone(&shard.reactor_pass);
+    let reactor_yield = Rc::clone(&shard.reactor_yield);
     drop(shard);
     // Collects wakes that other threads sent while this ended, and with them the tasks they refer to.
-    reactor_pass.wait().await;
-    if let Ok(pass) = Rc::try_unwrap(reactor_pass) {
-        pass.close().await;
+    reactor_yield.wait().await;
+    if let Ok(reactor_yield) = Rc::try_unwrap(reactor_yield) {
+        reactor_yield.close().await;
     }
 }
 
@@ -71,7 +71,7 @@ async fn serve_mailbox<S: 'static>(shard: &Rc<Shard<S>>, mailbox: flume::Receive
         }
         run += 1;
         if run % JOBS_PER_PASS == 0 {
-            shard.reactor_pass.wait().await;
+            shard.reactor_yield.wait().await;
         }
     }
     // Else what waits would be kept until the last handle is gone.

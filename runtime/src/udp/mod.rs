@@ -35,11 +35,11 @@ use crate::{
 };
 
 /// Work on one socket before the shard looks at its other IO; the second where it lingers in that socket.
-const WORK_PER_PASS: Duration = Duration::from_micros(500);
-const WORK_PER_PASS_LINGERING: Duration = Duration::from_millis(2);
+const WORK_PER_YIELD: Duration = Duration::from_micros(500);
+const WORK_PER_YIELD_LINGERING: Duration = Duration::from_millis(2);
 
 /// So long after it has sent something on a connection a shard does not linger: there may be an answer.
-const ANSWER_PATIENCE: Duration = Duration::from_millis(10);
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(10);
 
 /// After a failure to receive, so that a lasting one does not occupy the shard.
 const ERROR_WAIT: Duration = Duration::from_millis(20);
@@ -189,7 +189,7 @@ struct Serving<S: 'static> {
     inbox: Inbox,
     outbox: Outbox,
     /// When the shard last looked at its other IO.
-    passed_at: Instant,
+    yielded_at: Instant,
     /// When datagrams were last served.
     served_at: Instant,
     /// Whether the next datagram is expected soon.
@@ -213,7 +213,7 @@ impl<S: 'static> Serving<S> {
         let socket = unsafe { glommio::net::UdpSocket::from_raw_fd(for_glommio.into_raw_fd()) };
         shard.at_end({
             let sender = sender.clone();
-            move || sender.rouse_receiver()
+            move || sender.wake_receiver()
         });
         let (len_max, now) = (config.datagram_len_max, Instant::now());
         Self {
@@ -228,7 +228,7 @@ impl<S: 'static> Serving<S> {
             first: vec![0; len_max + 1],
             inbox: Inbox::new(len_max),
             outbox: Outbox::new(),
-            passed_at: now,
+            yielded_at: now,
             served_at: now,
             lingers: false,
         }
@@ -248,11 +248,11 @@ impl<S: 'static> Serving<S> {
                 }
             }
             while !self.shard.is_ending() && self.serve_batch().await {
-                self.pass_if_due().await;
+                self.yield_if_due().await;
             }
             // Not only in the loop: datagrams that come one by one, each just before the wait would start, would
             // never let the others have their turn.
-            self.pass_if_due().await;
+            self.yield_if_due().await;
         }
     }
 
@@ -268,7 +268,7 @@ impl<S: 'static> Serving<S> {
         .await;
         let now = Instant::now();
         if waited {
-            self.passed_at = now;
+            self.yielded_at = now;
         }
         self.lingers = self.config.linger.is_some_and(|linger| now - self.served_at < linger.within);
         self.served_at = now;
@@ -276,16 +276,16 @@ impl<S: 'static> Serving<S> {
     }
 
     /// Lets the shard look at its other IO if this socket has had it work for long enough.
-    async fn pass_if_due(&mut self) {
-        let work = if self.lingers { WORK_PER_PASS_LINGERING } else { WORK_PER_PASS };
-        if self.served_at - self.passed_at > work {
-            self.pass().await;
+    async fn yield_if_due(&mut self) {
+        let work = if self.lingers { WORK_PER_YIELD_LINGERING } else { WORK_PER_YIELD };
+        if self.served_at - self.yielded_at > work {
+            self.yield_to_reactor().await;
         }
     }
 
-    async fn pass(&mut self) {
-        self.shard.reactor_pass.wait().await;
-        self.passed_at = Instant::now();
+    async fn yield_to_reactor(&mut self) {
+        self.shard.reactor_yield.wait().await;
+        self.yielded_at = Instant::now();
     }
 
     /// Serves the datagram that ended the wait, and replies at once: there may be no other.
@@ -340,7 +340,7 @@ impl<S: 'static> Serving<S> {
     fn has_other_work(&self) -> bool {
         self.handle.has_mail()
             || self.shard.has_messages()
-            || self.shard.net.borrow().has_sent_within(ANSWER_PATIENCE)
+            || self.shard.net.borrow().has_sent_within(ANSWER_TIMEOUT)
     }
 
     /// Receives what is there, or comes before it has spun for long enough.
@@ -354,8 +354,8 @@ impl<S: 'static> Serving<S> {
             if now - self.served_at > self.config.spin || self.shard.is_ending() {
                 return 0;
             }
-            if now - self.passed_at > WORK_PER_PASS {
-                self.pass().await;
+            if now - self.yielded_at > WORK_PER_YIELD {
+                self.yield_to_reactor().await;
             }
         }
     }

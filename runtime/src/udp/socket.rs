@@ -97,7 +97,7 @@ impl UdpSender {
     }
 
     /// Has a waiting `recv_from` of this socket return, by sending it an empty datagram.
-    pub(super) fn rouse_receiver(&self) {
+    pub(super) fn wake_receiver(&self) {
         let mut own = self.0.local_addr;
         match own.ip() {
             IpAddr::V4(ip) if ip.is_unspecified() => own.set_ip(Ipv4Addr::LOCALHOST.into()),

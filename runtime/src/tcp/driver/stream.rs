@@ -38,7 +38,7 @@ pub(crate) struct StreamDriver<S: 'static> {
     open: OpenConnection<S>,
     stream: TcpStream,
     /// While it lets others have their turn.
-    pass: Option<Pin<Box<dyn Future<Output = ()>>>>,
+    yielding: Option<Pin<Box<dyn Future<Output = ()>>>>,
 }
 
 /// What a round came to.
@@ -58,7 +58,7 @@ impl<S: 'static> StreamDriver<S> {
         let open = OpenConnection::begin(shard, service, &socket, DriverWaker::default())?;
         // SAFETY: the descriptor is open and owned by nobody else from here on.
         let stream = unsafe { TcpStream::from_raw_fd(socket.into_raw_fd()) };
-        let driver = Self { shard: Rc::clone(shard), open, stream, pass: None };
+        let driver = Self { shard: Rc::clone(shard), open, stream, yielding: None };
         driver.open.run_opened(shard);
         Ok(driver)
     }
@@ -177,9 +177,9 @@ impl<S: 'static> Future for StreamDriver<S> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<CloseReason> {
         let this = self.get_mut();
-        if let Some(pass) = &mut this.pass {
-            ready!(pass.as_mut().poll(cx));
-            this.pass = None;
+        if let Some(yielding) = &mut this.yielding {
+            ready!(yielding.as_mut().poll(cx));
+            this.yielding = None;
         }
         let began = this.begin_turn(cx.waker());
         for _ in 0..ROUNDS_PER_TURN {
@@ -193,11 +193,11 @@ impl<S: 'static> Future for StreamDriver<S> {
                 }
             }
         }
-        let pass = Rc::clone(&this.shard.reactor_pass);
-        let mut pass: Pin<Box<dyn Future<Output = ()>>> = Box::pin(async move { pass.wait().await });
-        match pass.as_mut().poll(cx) {
+        let reactor = Rc::clone(&this.shard.reactor_yield);
+        let mut yielding: Pin<Box<dyn Future<Output = ()>>> = Box::pin(async move { reactor.wait().await });
+        match yielding.as_mut().poll(cx) {
             Poll::Ready(()) => cx.waker().wake_by_ref(),
-            Poll::Pending => this.pass = Some(pass),
+            Poll::Pending => this.yielding = Some(yielding),
         }
         Poll::Pending
     }

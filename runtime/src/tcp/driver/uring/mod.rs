@@ -46,7 +46,7 @@ use crate::{
 };
 
 /// Work without a break before the shard looks at its other IO.
-const WORK_PER_PASS: Duration = Duration::from_micros(500);
+const WORK_PER_YIELD: Duration = Duration::from_micros(500);
 
 /// Work on completions in one turn, and again on connections; what is left then waits for the next turn. So a turn ends
 /// soon, whatever peers send.
@@ -56,7 +56,7 @@ const CLOCK_EVERY: usize = 4;
 
 /// Where completions follow each other within this time, the task waits for the next in the ring itself, which is one
 /// system call; to sleep on the executor and to wake up is about ten. The shard's other work waits meanwhile, no longer
-/// than it does for `WORK_PER_PASS`.
+/// than it does for `WORK_PER_YIELD`.
 const LINGER: Duration = Duration::from_micros(200);
 
 /// Between two log lines about a kernel that refuses to work.
@@ -164,8 +164,8 @@ impl<S: 'static> UringDriver<S> {
             let linger = (lingers && self.calls.is_empty()).then_some(LINGER);
             let now;
             (now, came) = self.connections.borrow_mut().turn(shard, &self.calls, linger);
-            if now.duration_since(since) > WORK_PER_PASS {
-                shard.reactor_pass.wait().await;
+            if now.duration_since(since) > WORK_PER_YIELD {
+                shard.reactor_yield.wait().await;
                 since = Instant::now();
             }
         }
