@@ -2,7 +2,6 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    ops::RangeInclusive,
     sync::Arc,
     time::Duration,
 };
@@ -192,12 +191,12 @@ impl RawConfig {
     /// Naming the first key whose value cannot be.
     pub fn validate(&self) -> Result<AgentConfig, ConfigError> {
         let api = self.api.validate()?;
-        let modules_max = in_range("api.modules_max", self.api.modules_max, 1..=100_000_000)?;
+        let modules_max = ConfigError::check_range("api.modules_max", self.api.modules_max, 1..=100_000_000)?;
         let table = TableConfig {
             balancer: Arc::new(self.balance.params()?),
             modules_max: modules_max.div_ceil(api.shards),
             update_timeout: millis("balance.update_timeout_ms", self.balance.update_timeout_ms)?,
-            empty_hold: Duration::from_millis(in_range(
+            empty_hold: Duration::from_millis(ConfigError::check_range(
                 "dns.empty_hold_ms",
                 self.dns.empty_hold_ms,
                 0..=MILLIS_MAX,
@@ -224,12 +223,12 @@ impl RawConfig {
 impl ApiSection {
     fn validate(&self) -> Result<ApiConfig, ConfigError> {
         let listen_ip = ipv4("api.listen_ip", &self.listen_ip)?;
-        let shards = in_range("api.shards", self.shards, 1..=SHARDS_MAX)?;
+        let shards = ConfigError::check_range("api.shards", self.shards, 1..=SHARDS_MAX)?;
         if usize::from(self.base_port) + shards - 1 > usize::from(u16::MAX) {
             let problem = format!("{} leaves no room for {shards} ports up to 65535", self.base_port);
             return Err(ConfigError::new("api.base_port", problem));
         }
-        let spin_us = in_range("api.spin_us", self.spin_us, 0..=100_000)?;
+        let spin_us = ConfigError::check_range("api.spin_us", self.spin_us, 0..=100_000)?;
         let spin = Duration::from_micros(spin_us);
         Ok(ApiConfig { listen_ip, base_port: self.base_port, shards, spin })
     }
@@ -237,18 +236,30 @@ impl ApiSection {
 
 impl BalanceSection {
     fn params(&self) -> Result<BalancerParams, ConfigError> {
-        let probe_num = in_range("balance.probe_num", self.probe_num, 1..=CALLS_MAX)?;
+        let probe_num = ConfigError::check_range("balance.probe_num", self.probe_num, 1..=CALLS_MAX)?;
         Ok(BalancerParams { probe_num, health: self.health()?, limits: self.limits()? })
     }
 
     fn health(&self) -> Result<Health, ConfigError> {
         Ok(Health {
-            init_succ_cnt: in_range("balance.init_succ_cnt", self.init_succ_cnt, 0..=CALLS_MAX)?,
-            init_err_cnt: in_range("balance.init_err_cnt", self.init_err_cnt, 0..=CALLS_MAX)?,
-            err_rate: in_range("balance.err_rate", self.err_rate, 0.0..=1.0)?,
-            succ_rate: in_range("balance.succ_rate", self.succ_rate, 0.0..=1.0)?,
-            contin_err_limit: in_range("balance.contin_err_limit", self.contin_err_limit, 1..=CALLS_MAX)?,
-            contin_succ_limit: in_range("balance.contin_succ_limit", self.contin_succ_limit, 1..=CALLS_MAX)?,
+            init_succ_cnt: ConfigError::check_range(
+                "balance.init_succ_cnt",
+                self.init_succ_cnt,
+                0..=CALLS_MAX,
+            )?,
+            init_err_cnt: ConfigError::check_range("balance.init_err_cnt", self.init_err_cnt, 0..=CALLS_MAX)?,
+            err_rate: ConfigError::check_range("balance.err_rate", self.err_rate, 0.0..=1.0)?,
+            succ_rate: ConfigError::check_range("balance.succ_rate", self.succ_rate, 0.0..=1.0)?,
+            contin_err_limit: ConfigError::check_range(
+                "balance.contin_err_limit",
+                self.contin_err_limit,
+                1..=CALLS_MAX,
+            )?,
+            contin_succ_limit: ConfigError::check_range(
+                "balance.contin_succ_limit",
+                self.contin_succ_limit,
+                1..=CALLS_MAX,
+            )?,
             window_err_rate: self.window_err_rate()?,
             idle_timeout: millis("balance.idle_timeout_ms", self.idle_timeout_ms)?,
             overload_timeout: millis("balance.overload_timeout_ms", self.overload_timeout_ms)?,
@@ -256,7 +267,7 @@ impl BalanceSection {
     }
 
     fn limits(&self) -> Result<Limits, ConfigError> {
-        let percent = |key, value| in_range(key, value, 0..=100);
+        let percent = |key, value| ConfigError::check_range(key, value, 0..=100);
         Ok(Limits {
             max_ejected_percent: percent("balance.max_ejected_percent", self.max_ejected_percent)?,
             panic_percent: percent("balance.panic_percent", self.panic_percent)?,
@@ -264,7 +275,7 @@ impl BalanceSection {
     }
 
     fn window_err_rate(&self) -> Result<f64, ConfigError> {
-        let rate = in_range("balance.window_err_rate", self.window_err_rate, 0.0..=1.0)?;
+        let rate = ConfigError::check_range("balance.window_err_rate", self.window_err_rate, 0.0..=1.0)?;
         if rate == 0.0 {
             let problem = "0 would eject every host that was called at all";
             return Err(ConfigError::new("balance.window_err_rate", problem));
@@ -273,18 +284,8 @@ impl BalanceSection {
     }
 }
 
-fn in_range<T>(key: &str, value: T, range: RangeInclusive<T>) -> Result<T, ConfigError>
-where
-    T: PartialOrd + std::fmt::Debug,
-{
-    if range.contains(&value) {
-        return Ok(value);
-    }
-    Err(ConfigError::new(key, format!("{value:?} is not in {:?}..={:?}", range.start(), range.end())))
-}
-
 fn millis(key: &str, value: u64) -> Result<Duration, ConfigError> {
-    in_range(key, value, 1..=MILLIS_MAX).map(Duration::from_millis)
+    ConfigError::check_range(key, value, 1..=MILLIS_MAX).map(Duration::from_millis)
 }
 
 /// IPv6 is not built: programs that ask the agent know IPv4 addresses only, and so do the statistics.

@@ -1,6 +1,6 @@
 //! The configuration: as it is written down, and as the service uses it.
 
-use std::{ops::RangeInclusive, time::Duration};
+use std::time::Duration;
 
 use lars_runtime::{TcpDriver, TcpServerConfig};
 use lars_service::{ConfigError, ServerSection};
@@ -166,9 +166,16 @@ impl StoreSection {
             let problem = format!("{} is less than store.poll_interval_ms", self.full_reload_interval_ms);
             return Err(ConfigError::new("store.full_reload_interval_ms", problem));
         }
-        let prune_age = in_range("store.prune_age_s", self.prune_age_s, PRUNE_AGE_S_MIN..=PRUNE_AGE_S_MAX)?;
-        let prune_interval =
-            in_range("store.prune_interval_s", self.prune_interval_s, 1..=PRUNE_INTERVAL_S_MAX)?;
+        let prune_age = ConfigError::check_range(
+            "store.prune_age_s",
+            self.prune_age_s,
+            PRUNE_AGE_S_MIN..=PRUNE_AGE_S_MAX,
+        )?;
+        let prune_interval = ConfigError::check_range(
+            "store.prune_interval_s",
+            self.prune_interval_s,
+            1..=PRUNE_INTERVAL_S_MAX,
+        )?;
         Ok(Timing {
             poll_interval,
             full_reload_interval,
@@ -179,14 +186,7 @@ impl StoreSection {
 }
 
 fn millis(key: &str, value: u64) -> Result<Duration, ConfigError> {
-    in_range(key, value, 1..=PAUSE_MS_MAX).map(Duration::from_millis)
-}
-
-fn in_range(key: &str, value: u64, range: RangeInclusive<u64>) -> Result<u64, ConfigError> {
-    if range.contains(&value) {
-        return Ok(value);
-    }
-    Err(ConfigError::new(key, format!("{value} is not in {range:?}")))
+    ConfigError::check_range(key, value, 1..=PAUSE_MS_MAX).map(Duration::from_millis)
 }
 
 #[cfg(test)]

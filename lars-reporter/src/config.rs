@@ -1,6 +1,6 @@
 //! What can be configured: as it is written down, and as the service uses it.
 
-use std::{fmt::Display, ops::RangeInclusive, time::Duration};
+use std::time::Duration;
 
 use lars_runtime::{TcpDriver, TcpServerConfig};
 use lars_service::{ConfigError, ServerSection};
@@ -137,19 +137,38 @@ impl RawConfig {
     pub fn validate(self) -> Result<ReporterConfig, ConfigError> {
         let (server, shards, tcp_driver) = self.server.validate()?;
         let store = self.store;
-        let url = store.url.parse().map_err(|e| wrong("url", &e))?;
-        let writers = ranged("writers", store.writers, 1..=WRITERS_MAX)?;
-        let flush_interval_ms =
-            ranged("flush_interval_ms", store.flush_interval_ms, 1..=FLUSH_INTERVAL_MS_MAX)?;
+        let url = store.url.parse().map_err(|problem| ConfigError::new("store.url", format!("{problem}")))?;
+        let writers = ConfigError::check_range("store.writers", store.writers, 1..=WRITERS_MAX)?;
+        let flush_interval_ms = ConfigError::check_range(
+            "store.flush_interval_ms",
+            store.flush_interval_ms,
+            1..=FLUSH_INTERVAL_MS_MAX,
+        )?;
         let limits = Limits {
             flush_interval: Duration::from_millis(flush_interval_ms),
-            flush_rows: ranged("flush_rows", store.flush_rows, 1..=FLUSH_ROWS_MAX)?,
-            pending_keys_max: ranged("max_pending_keys", store.max_pending_keys, writers..=PENDING_KEYS_MAX)?,
+            flush_rows: ConfigError::check_range("store.flush_rows", store.flush_rows, 1..=FLUSH_ROWS_MAX)?,
+            pending_keys_max: ConfigError::check_range(
+                "store.max_pending_keys",
+                store.max_pending_keys,
+                writers..=PENDING_KEYS_MAX,
+            )?,
         };
-        let queue_rows = ranged("queue_rows", store.queue_rows, ROWS_PER_MESSAGE_MAX..=QUEUE_ROWS_MAX)?;
-        let drain_ms = ranged("drain_timeout_ms", store.drain_timeout_ms, 1..=DRAIN_TIMEOUT_MS_MAX)?;
+        let queue_rows = ConfigError::check_range(
+            "store.queue_rows",
+            store.queue_rows,
+            ROWS_PER_MESSAGE_MAX..=QUEUE_ROWS_MAX,
+        )?;
+        let drain_ms = ConfigError::check_range(
+            "store.drain_timeout_ms",
+            store.drain_timeout_ms,
+            1..=DRAIN_TIMEOUT_MS_MAX,
+        )?;
         let drain_timeout = Duration::from_millis(drain_ms);
-        let max_age_s = ranged("status_max_age_s", store.status_max_age_s, 0..=STATUS_MAX_AGE_S_MAX)?;
+        let max_age_s = ConfigError::check_range(
+            "store.status_max_age_s",
+            store.status_max_age_s,
+            0..=STATUS_MAX_AGE_S_MAX,
+        )?;
         let status_max_age = (max_age_s > 0).then(|| Duration::from_secs(max_age_s));
         Ok(ReporterConfig {
             server,
@@ -163,17 +182,6 @@ impl RawConfig {
             status_max_age,
         })
     }
-}
-
-fn ranged<T: PartialOrd + Display>(key: &str, value: T, range: RangeInclusive<T>) -> Result<T, ConfigError> {
-    if range.contains(&value) {
-        return Ok(value);
-    }
-    Err(wrong(key, &format_args!("{value} is not in {}..={}", range.start(), range.end())))
-}
-
-fn wrong(key: &str, problem: &dyn Display) -> ConfigError {
-    ConfigError::new(format!("store.{key}"), problem.to_string())
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::{
     fmt, io,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
 };
 
@@ -20,6 +21,21 @@ impl ConfigError {
     #[must_use]
     pub fn new(key: impl Into<String>, problem: impl Into<String>) -> Self {
         Self { key: key.into(), problem: problem.into() }
+    }
+
+    /// `value` of `key`, if it lies in `range`.
+    ///
+    /// # Errors
+    /// If it does not; the error tells both.
+    pub fn check_range<T: PartialOrd + fmt::Debug>(
+        key: &str,
+        value: T,
+        range: RangeInclusive<T>,
+    ) -> Result<T, Self> {
+        if range.contains(&value) {
+            return Ok(value);
+        }
+        Err(Self::new(key, format!("{value:?} is not in {range:?}")))
     }
 }
 

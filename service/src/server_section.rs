@@ -60,16 +60,12 @@ impl ServerSection {
                 format!("'{}' is not an address and port like 0.0.0.0:7778", self.listen),
             );
         };
-        if self.shards > SHARDS_MAX {
-            return wrong("shards", format!("{} is not in 0..={SHARDS_MAX}", self.shards));
-        }
+        ConfigError::check_range("server.shards", self.shards, 0..=SHARDS_MAX)?;
         if self.max_connections == 0 {
             return wrong("max_connections", "0 would let nobody connect".to_owned());
         }
-        if !(1..=FRAME_TIMEOUT_MS_MAX).contains(&self.frame_timeout_ms) {
-            let problem = format!("{} is not in 1..={FRAME_TIMEOUT_MS_MAX}", self.frame_timeout_ms);
-            return wrong("frame_timeout_ms", problem);
-        }
+        let frame_timeout = 1..=FRAME_TIMEOUT_MS_MAX;
+        ConfigError::check_range("server.frame_timeout_ms", self.frame_timeout_ms, frame_timeout)?;
         let mut config = TcpServerConfig::new(listen);
         config.connections_per_peer_max =
             (self.max_connections_per_peer > 0).then_some(self.max_connections_per_peer);
