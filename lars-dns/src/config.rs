@@ -7,13 +7,15 @@ use lars_service::{ConfigError, ServerSection};
 use lars_store::StoreUrl;
 use serde::{Deserialize, Serialize};
 
-use crate::core::tracker::Timing;
+use crate::core::{shrink_guard::ShrinkRules, tracker::Timing};
 
 /// Other servers must have had the time to read a change before this one deletes its row.
 const PRUNE_AGE_S_MIN: u64 = 60;
 
 /// A day. Longer pauses are typing errors.
 const PAUSE_MS_MAX: u64 = 24 * 3_600 * 1_000;
+/// Thirty days.
+const SHRINK_HOLD_S_MAX: u64 = 30 * 24 * 3_600;
 const PRUNE_INTERVAL_S_MAX: u64 = 24 * 3_600;
 /// A year.
 const PRUNE_AGE_S_MAX: u64 = 365 * 24 * 3_600;
@@ -31,6 +33,8 @@ pub struct DnsConfig {
     pub store: StoreUrl,
     /// How often it looks for changes there.
     pub timing: Timing,
+    /// When a load is held that lost hosts; `None`: never.
+    pub shrink: Option<ShrinkRules>,
     /// Subscriptions of all connections together, spread evenly over the shards.
     pub subscriptions_max: usize,
 }
@@ -98,6 +102,10 @@ pub struct StoreSection {
     pub prune_age_s: u64,
     /// Pause between two such deletions.
     pub prune_interval_s: u64,
+    /// A load that lost more than so many percent of all hosts, or all, is held; 0: none is.
+    pub shrink_guard_percent: u8,
+    /// When what is held takes effect nevertheless; 0: never by itself.
+    pub shrink_hold_s: u64,
 }
 
 impl Default for StoreSection {
@@ -109,6 +117,8 @@ impl Default for StoreSection {
             full_reload_interval_ms: 10_000,
             prune_age_s: 3_600,
             prune_interval_s: 600,
+            shrink_guard_percent: 30,
+            shrink_hold_s: 600,
         }
     }
 }
@@ -128,6 +138,7 @@ impl RawConfig {
             tcp_driver,
             store: self.store.url()?,
             timing: self.store.timing()?,
+            shrink: self.store.shrink()?,
             subscriptions_max,
         })
     }
@@ -157,6 +168,14 @@ impl PushSection {
 impl StoreSection {
     fn url(&self) -> Result<StoreUrl, ConfigError> {
         self.url.parse().map_err(|problem| ConfigError::new("store.url", format!("{problem}")))
+    }
+
+    fn shrink(&self) -> Result<Option<ShrinkRules>, ConfigError> {
+        let percent = self.shrink_guard_percent;
+        in_range("store.shrink_guard_percent", percent.into(), 0..=100)?;
+        let hold = in_range("store.shrink_hold_s", self.shrink_hold_s, 0..=SHRINK_HOLD_S_MAX)?;
+        let hold = (hold > 0).then_some(Duration::from_secs(hold));
+        Ok((percent > 0).then_some(ShrinkRules { percent, hold }))
     }
 
     fn timing(&self) -> Result<Timing, ConfigError> {
@@ -212,6 +231,8 @@ mod tests {
         check("store.prune_age_s", |raw| raw.store.prune_age_s = 59);
         check("store.prune_age_s", |raw| raw.store.prune_age_s = u64::MAX);
         check("store.prune_interval_s", |raw| raw.store.prune_interval_s = 0);
+        check("store.shrink_guard_percent", |raw| raw.store.shrink_guard_percent = 101);
+        check("store.shrink_hold_s", |raw| raw.store.shrink_hold_s = u64::MAX);
     }
 
     #[test]

@@ -19,7 +19,10 @@ mod shell;
 
 pub use self::{
     config::{DnsConfig, PushSection, RawConfig, StoreSection},
-    core::tracker::Timing,
+    core::{
+        shrink_guard::{Hold, ShrinkRules},
+        tracker::Timing,
+    },
     daemon::DnsDaemon,
     shell::{Dns, DnsStats, StartError, run},
 };

@@ -10,7 +10,7 @@ use std::{
 
 use lars_proto::{HostAddr, ModuleId};
 
-use crate::{EditOutcome, HOSTS_PER_MODULE_MAX, RouteEdit, StoreError, error::Failure};
+use crate::{EditOutcome, HOSTS_PER_MODULE_MAX, RouteAcceptance, RouteEdit, StoreError, error::Failure};
 
 /// The hosts of some modules; a module without hosts may be absent.
 pub(crate) type Routes = BTreeMap<ModuleId, BTreeSet<HostAddr>>;
@@ -38,6 +38,23 @@ pub(crate) trait EditTransaction {
     fn insert(&mut self, rows: &[RouteRow]) -> Result<(), Failure<Self::Error>>;
     /// Inserts one `RouteChange` for each of these modules.
     fn record_changes(&mut self, modules: &[ModuleId], version: u64) -> Result<(), Failure<Self::Error>>;
+    /// How many hosts all modules have together, as a load counts them.
+    fn host_count(&mut self) -> Result<u64, Failure<Self::Error>>;
+    /// Inserts a row of `LarsRouteAccept`, and returns its id.
+    fn record_acceptance(&mut self, version: u64, hosts: u64) -> Result<u64, Failure<Self::Error>>;
+}
+
+/// Records within the transaction `tx` that the routes are meant as they are.
+pub(crate) fn accept<T: EditTransaction + ?Sized>(
+    tx: &mut T,
+    now: SystemTime,
+) -> Result<RouteAcceptance, Failure<T::Error>> {
+    let before = tx.lock_version()?;
+    let version = next_version(before, now);
+    let hosts = tx.host_count()?;
+    tx.set_version(before, version)?;
+    let id = tx.record_acceptance(version, hosts)?;
+    Ok(RouteAcceptance { id, version, hosts })
 }
 
 /// Makes all edits within the transaction `tx`.
@@ -295,6 +312,14 @@ mod tests {
         fn record_changes(&mut self, modules: &[ModuleId], to: u64) -> Result<(), Failure<&'static str>> {
             self.step("record_changes", (modules.len(), to))
         }
+        fn host_count(&mut self) -> Result<u64, Failure<&'static str>> {
+            self.step("host_count", ())?;
+            Ok(5)
+        }
+        fn record_acceptance(&mut self, version: u64, hosts: u64) -> Result<u64, Failure<&'static str>> {
+            self.step("record_acceptance", (version, hosts))?;
+            Ok(9)
+        }
     }
 
     #[test]
@@ -316,6 +341,16 @@ mod tests {
                 "record_changes (2, 42)"
             ]
         );
+    }
+
+    #[test]
+    fn what_is_accepted_is_counted_while_nobody_edits() {
+        let mut tx = Recorder::default();
+        let accepted = accept(&mut tx, at(7)).expect("an acceptance");
+        assert_eq!(accepted, RouteAcceptance { id: 9, version: 42, hosts: 5 });
+        let expected =
+            ["lock_version ()", "host_count ()", "set_version (41, 42)", "record_acceptance (42, 5)"];
+        assert_eq!(tx.log, expected);
     }
 
     #[test]

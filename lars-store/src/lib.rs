@@ -29,7 +29,8 @@ pub use error::StoreError;
 pub use lars_proto::{CallStatus, CallStatusKey};
 pub use outage_log::{OutageLog, REMINDER_INTERVAL};
 pub use route::{
-    EditOutcome, HOSTS_PER_MODULE_MAX, LoadReport, Loaded, RouteChange, RouteEdit, RoutePosition, RouteStore,
+    EditOutcome, HOSTS_PER_MODULE_MAX, LoadReport, Loaded, RouteAcceptance, RouteChange, RouteEdit,
+    RoutePosition, RouteStore,
 };
 pub use url::{MysqlUrl, StoreUrl, StoreUrlError};
 

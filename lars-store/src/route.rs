@@ -75,6 +75,13 @@ pub trait RouteStore {
     /// [`StoreError::TooManyHosts`] and [`StoreError::NotAHost`] if the edits ask for that.
     fn edit(&mut self, edits: &[RouteEdit]) -> Result<EditOutcome, StoreError>;
 
+    /// Records that the routes are meant as they are now, however many are gone: [`Loaded::accepted`] of every load from
+    /// here on. The version moves, so that everybody loads them.
+    ///
+    /// # Errors
+    /// [`StoreError::Missing`] if the table for it is not there; [`crate::OpenMode::Create`] makes it.
+    fn accept(&mut self) -> Result<RouteAcceptance, StoreError>;
+
     /// Deletes the changes whose version, in unix seconds, is older than `now − age`, and says how many.
     fn prune_changes(&mut self, age: Duration, now: SystemTime) -> Result<u64, StoreError>;
 }
@@ -144,6 +151,19 @@ pub struct Loaded {
     pub report: LoadReport,
     /// How far the database was.
     pub position: RoutePosition,
+    /// The newest acceptance; none where its table is not there, or may not be read.
+    pub accepted: Option<RouteAcceptance>,
+}
+
+/// A row of `LarsRouteAccept`: somebody has said that the routes are meant as they were then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RouteAcceptance {
+    /// Ascends from acceptance to acceptance.
+    pub id: u64,
+    /// The version that it made.
+    pub version: u64,
+    /// How many hosts the table had.
+    pub hosts: u64,
 }
 
 /// A row of `RouteChange`: the hosts of a module are others since a version.

@@ -69,6 +69,20 @@ pub(crate) const SKIPPED_ROW_IDS: &str = "
         AND serverip BETWEEN -2147483648 AND 4294967295 AND serverport BETWEEN 1 AND 65535) IS NOT TRUE
     ORDER BY id LIMIT ?";
 
+/// How many hosts all modules have together: what [`Loading`] counts.
+pub(crate) const HOST_COUNT: &str = "
+    SELECT COUNT(*) FROM (
+        SELECT DISTINCT modid, cmdid, serverip, serverport FROM RouteData
+        WHERE modid BETWEEN -2147483648 AND 4294967295 AND cmdid BETWEEN -2147483648 AND 4294967295
+            AND serverip BETWEEN -2147483648 AND 4294967295 AND serverport BETWEEN 1 AND 65535
+    ) AS hosts";
+
+/// The newest acceptance.
+pub(crate) const NEWEST_ACCEPTANCE: &str =
+    "SELECT id, version, hosts FROM LarsRouteAccept ORDER BY id DESC LIMIT 1";
+
+pub(crate) const ADD_ACCEPTANCE: &str = "INSERT INTO LarsRouteAccept (version, hosts) VALUES (?, ?)";
+
 /// Takes the rows of a load in their order: hands on each host once, and counts.
 pub(crate) struct Loading<'a> {
     each: &'a mut dyn FnMut(ModuleId, HostAddr),

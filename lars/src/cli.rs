@@ -227,6 +227,11 @@ pub(crate) enum RouteCommand {
         #[command(flatten)]
         store: StoreArgs,
     },
+    /// Say that the routes are meant as they are now, though very many are gone: lars-dns takes over what it holds
+    Accept {
+        #[command(flatten)]
+        store: StoreArgs,
+    },
     /// Print all routes in a form that can be imported
     Export {
         #[arg(long, default_value = "csv")]

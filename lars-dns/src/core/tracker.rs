@@ -14,24 +14,31 @@
 //! * Where the database is several servers, a load may come from one that is behind. One that is older than the
 //!   position at which it began is not used, and a module that was read lately stays as it was read unless the
 //!   load has seen as much.
+//! * A load that lost very many hosts is held by the [`super::shrink_guard`]: modules that lost some stay as they are,
+//!   unless a row of `RouteChange` names them that was not dealt with when the load began.
 //! * A module whose hosts are the same as before has not changed.
 //! * Polls and loads fail each by themselves: changes are seen while loads fail, unless only a load can tell
 //!   what there was before them.
 //! * What a poll has found counts when it was dealt with: a poll that fails in between finds it again.
 //! * Rows are deleted only by age and rarely, because other servers read them too.
 
+mod load;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
-    iter,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use lars_proto::{HostAddr, ModuleId};
 use lars_runtime::Backoff;
-use lars_store::{RouteChange, RoutePosition};
+use lars_store::{RouteAcceptance, RouteChange, RoutePosition};
 
-use super::{change_log::ChangeLog, snapshot::Snapshot};
+use super::{
+    change_log::ChangeLog,
+    shrink_guard::{Hold, HoldEnd, ShrinkGuard, ShrinkRules},
+    snapshot::Snapshot,
+};
 
 /// Rows of `RouteChange` asked for at a time. As many in an answer mean that there may be more, and then
 /// one full reload is cheaper than finding out.
@@ -73,9 +80,25 @@ pub enum Request {
     /// Read the hosts of these modules: [`Reply::Hosts`].
     ReadHosts(Vec<ModuleId>),
     /// Begin to load all routes, and go on: [`Reply::LoadBegun`] now, [`Tracker::handle_load`] when it is done.
-    BeginLoad,
+    BeginLoad {
+        /// The load also says which modules are named by rows of `RouteChange` behind this id.
+        names_after_id: u64,
+    },
     /// Delete rows of `RouteChange` that are older than this: [`Reply::Pruned`], whether or not it worked.
     Prune(Duration),
+}
+
+/// What a full load has seen, at one moment.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LoadedRoutes {
+    /// The routes.
+    pub snapshot: Snapshot,
+    /// How far the database was.
+    pub position: RoutePosition,
+    /// Of the modules that are served, those that the rows of `RouteChange` name that were asked for.
+    pub named: BTreeSet<ModuleId>,
+    /// The newest acceptance.
+    pub accepted: Option<RouteAcceptance>,
 }
 
 /// What came of a request.
@@ -114,6 +137,15 @@ pub enum Event {
         /// How far it must be.
         seen: Option<u64>,
     },
+    /// A load is not in force as far as it takes hosts away. Comes with each such load.
+    ShrinkHeld(Hold),
+    /// What was held is over.
+    ShrinkOver {
+        /// Why.
+        end: HoldEnd,
+        /// What it was.
+        hold: Option<Hold>,
+    },
     /// Changes are seen again.
     StoreBack {
         /// Time since [`Event::StoreAway`].
@@ -134,6 +166,9 @@ pub struct Tracker {
     /// Modules that were read for themselves since the last load began, and for `full_reload_interval` before that.
     reads: BTreeMap<ModuleId, Read>,
     log: ChangeLog,
+    /// What the rows of `RouteChange` up to here name was read for itself, or came with a load.
+    dealt_with_id: u64,
+    guard: ShrinkGuard,
     /// What is being done; `None` between two polls.
     doing: Option<Request>,
     poll_started_at: Instant,
@@ -189,7 +224,7 @@ struct Away {
 impl Tracker {
     /// Begins with nothing, and with loading everything. `seed` is for the jitter of pauses.
     #[must_use]
-    pub fn new(timing: Timing, seed: u64, now: Instant) -> Self {
+    pub fn new(timing: Timing, shrink: Option<ShrinkRules>, seed: u64, now: Instant) -> Self {
         let mut jitter = fastrand::Rng::with_seed(seed);
         let next_prune_at = now + prune_pause(&timing, &mut jitter);
         Self {
@@ -201,6 +236,8 @@ impl Tracker {
             changes_read: Vec::new(),
             reads: BTreeMap::new(),
             log: ChangeLog::default(),
+            dealt_with_id: 0,
+            guard: ShrinkGuard::new(shrink),
             doing: None,
             poll_started_at: now,
             next_poll_at: now,
@@ -238,6 +275,12 @@ impl Tracker {
     #[must_use]
     pub fn sees_changes(&self) -> bool {
         self.away.is_none()
+    }
+
+    /// What a load took away and is served nevertheless, if there is such a thing.
+    #[must_use]
+    pub fn shrink_hold(&self) -> Option<Hold> {
+        self.guard.hold()
     }
 
     /// Whether a load goes on, whose end is to be told.
@@ -310,44 +353,6 @@ impl Tracker {
         }
     }
 
-    /// The load that went on is done, with these routes of a database that was so far.
-    pub fn handle_load(&mut self, loaded: Snapshot, position: RoutePosition, now: Instant) -> Vec<Event> {
-        let seen = self.load.as_ref().and_then(|load| load.version);
-        if is_behind(position.version, seen) {
-            let discarded = Event::LoadDiscarded { version: position.version, seen };
-            return iter::once(discarded).chain(self.handle_load_failure(now)).collect();
-        }
-        self.load = None;
-        let stays = |read: &Read| read.during_load || position < read.position;
-        let read = self.reads.iter().filter(|(_, read)| stays(read));
-        let read = read.map(|(&module, _)| (module, self.current.hosts(module).to_vec()));
-        let (snapshot, _) = loaded.apply(read.collect());
-        let first = self.loaded_at.replace(now).is_none();
-        self.load_failures = 0;
-        if self.place == Place::Restoring {
-            self.place = Place::Known;
-        }
-        let changed = if first { Vec::new() } else { self.current.diff(&snapshot) };
-        let differs = first || !changed.is_empty() || self.current.has_overlay();
-        let published = differs.then(|| self.publish(snapshot, changed));
-        self.back(now).into_iter().chain(published).collect()
-    }
-
-    /// The load that went on failed. Polls go on; only if the load was to restore the place in the log, no changes
-    /// are seen until one succeeds.
-    pub fn handle_load_failure(&mut self, now: Instant) -> Option<Event> {
-        self.load = None;
-        self.reload_wanted = true;
-        let pauses = Backoff { base: self.reload_pause_min(), max: RETRY_PAUSE_MAX };
-        self.load_retry_at = now + self.retry_pause(pauses, self.load_failures);
-        self.load_failures = self.load_failures.saturating_add(1);
-        if self.place == Place::Known {
-            return None;
-        }
-        self.lose_place();
-        self.gone(now)
-    }
-
     /// The request failed. What was found by the poll before it is found again by the next. What happens until then
     /// may leave no trace, so everything is loaded, too.
     pub fn handle_failure(&mut self, now: Instant) -> Option<Event> {
@@ -388,6 +393,9 @@ impl Tracker {
         let went_back = newest_change_id < self.log.newest();
         if place_lost || went_back {
             self.log = ChangeLog::starting_at(newest_change_id);
+        }
+        if went_back {
+            self.dealt_with_id = self.log.read_after();
         }
         // An empty log is no news: old servers delete what they have read. One that is shorter but not empty
         // was truncated and written anew, or restored.
@@ -455,11 +463,14 @@ impl Tracker {
     fn load_or_end_poll(&mut self, now: Instant) -> Vec<Event> {
         self.version = self.version_read;
         self.log.handle(&std::mem::take(&mut self.changes_read), now);
+        if self.place == Place::Known {
+            self.dealt_with_id = self.log.newest();
+        }
         if !self.reload_wanted || !self.may_reload(now) {
             return self.end_poll(now);
         }
         self.reload_wanted = false;
-        self.doing = Some(Request::BeginLoad);
+        self.doing = Some(Request::BeginLoad { names_after_id: self.dealt_with_id });
         Vec::new()
     }
 
@@ -485,7 +496,9 @@ impl Tracker {
     }
 
     fn reload_is_due(&self, now: Instant) -> bool {
-        !self.is_loading() && self.loaded_at.is_none_or(|at| now >= at + self.timing.full_reload_interval)
+        let is_over = self.guard.hold().and_then(|hold| hold.until).is_some_and(|until| now >= until);
+        let is_due = |at| now >= at + self.timing.full_reload_interval || is_over;
+        !self.is_loading() && self.loaded_at.is_none_or(is_due)
     }
 
     fn may_reload(&self, now: Instant) -> bool {

@@ -1,13 +1,14 @@
 //! Carries out the tracker's requests on a store.
 
-use std::{io, sync::Arc, thread, time::SystemTime};
+use std::{collections::BTreeSet, io, sync::Arc, thread, time::SystemTime};
 
-use lars_store::{OpenMode, RoutePosition, Store, StoreError, StoreUrl};
+use lars_proto::ModuleId;
+use lars_store::{OpenMode, Store, StoreError, StoreUrl};
 
 use super::stats::DnsCounters;
 use crate::core::{
     snapshot::{Snapshot, SnapshotBuilder},
-    tracker::{CHANGES_READ_MAX, Reply, Request},
+    tracker::{CHANGES_READ_MAX, LoadedRoutes, Reply, Request},
 };
 
 /// The store, opened when it is first needed. Once open it reconnects by itself. Nothing is ever created: where
@@ -23,17 +24,21 @@ pub(super) struct Database {
 /// Ids of rows that name no host, in a log line.
 const SKIPPED_IDS_SHOWN: usize = 10;
 
+/// How often a load reads on in `RouteChange`, a million rows in all; modules that are named behind that count as not
+/// named.
+const NAME_READS_MAX: usize = 256;
+
 type Opened = Option<Box<dyn Store>>;
 
 /// What comes back from the thread of a load.
 struct Loaded {
     store: Opened,
-    result: Result<(Snapshot, RoutePosition), StoreError>,
+    result: Result<LoadedRoutes, StoreError>,
 }
 
 /// How a load ended.
 pub(super) enum LoadEnd {
-    Done(Result<(Snapshot, RoutePosition), StoreError>),
+    Done(Result<LoadedRoutes, StoreError>),
     Panicked,
 }
 
@@ -53,8 +58,8 @@ impl Database {
         current: &Arc<Snapshot>,
         stats: &Arc<DnsCounters>,
     ) -> Result<Reply, StoreError> {
-        if *request == Request::BeginLoad {
-            return self.begin_load(Arc::clone(current), Arc::clone(stats));
+        if let Request::BeginLoad { names_after_id } = request {
+            return self.begin_load(*names_after_id, Arc::clone(current), Arc::clone(stats));
         }
         perform(opened(&mut self.store, &self.url)?, request)
     }
@@ -72,11 +77,17 @@ impl Database {
         }
     }
 
-    fn begin_load(&mut self, current: Arc<Snapshot>, stats: Arc<DnsCounters>) -> Result<Reply, StoreError> {
+    fn begin_load(
+        &mut self,
+        names_after_id: u64,
+        current: Arc<Snapshot>,
+        stats: Arc<DnsCounters>,
+    ) -> Result<Reply, StoreError> {
         let (sender, load) = flume::bounded(1);
         let (url, mut store) = (self.url.clone(), self.loading_store.take());
         let begun = thread::Builder::new().name("lars-dns-load".into()).spawn(move || {
-            let result = opened(&mut store, &url).and_then(|store| load_all(store, &current, &stats));
+            let result =
+                opened(&mut store, &url).and_then(|store| load_all(store, names_after_id, &current, &stats));
             // Nobody waits for it any more if the service was told to end.
             let _ = sender.send(Loaded { store, result });
         });
@@ -105,15 +116,16 @@ fn perform(store: &mut dyn Store, request: &Request) -> Result<Reply, StoreError
         Request::ReadChanges { after_id } => Ok(Reply::Changes(store.changes(*after_id, CHANGES_READ_MAX)?)),
         Request::ReadHosts(modules) => Ok(Reply::Hosts(store.hosts_of_each(modules)?)),
         Request::Prune(age) => store.prune_changes(*age, SystemTime::now()).map(|_| Reply::Pruned),
-        Request::BeginLoad => unreachable!("needs no open store"),
+        Request::BeginLoad { .. } => unreachable!("needs no open store"),
     }
 }
 
 fn load_all(
     store: &mut dyn Store,
+    names_after_id: u64,
     current: &Snapshot,
     stats: &DnsCounters,
-) -> Result<(Snapshot, RoutePosition), StoreError> {
+) -> Result<LoadedRoutes, StoreError> {
     let mut builder = SnapshotBuilder::sized_like(current);
     let loaded = store.load_all(&mut |module, host| builder.push(module, host))?;
     let skipped = loaded.report.skipped;
@@ -121,7 +133,37 @@ fn load_all(
         stats.rows_skipped.set(skipped);
         log_skipped(store, skipped)?;
     }
-    Ok((builder.finish(), loaded.position))
+    let named = named(store, names_after_id, current)?;
+    Ok(LoadedRoutes {
+        snapshot: builder.finish(),
+        position: loaded.position,
+        named,
+        accepted: loaded.accepted,
+    })
+}
+
+/// The modules of `current` that the rows of `RouteChange` behind this id name. They are read after the routes: what
+/// the load has seen of an edit, its rows tell.
+fn named(
+    store: &mut dyn Store,
+    mut after_id: u64,
+    current: &Snapshot,
+) -> Result<BTreeSet<ModuleId>, StoreError> {
+    let mut named = BTreeSet::new();
+    // Before there are routes, none can be lost.
+    if current.module_count() == 0 {
+        return Ok(named);
+    }
+    for _ in 0..NAME_READS_MAX {
+        let changes = store.changes(after_id, CHANGES_READ_MAX)?;
+        let modules = changes.iter().map(|change| change.module);
+        named.extend(modules.filter(|&module| !current.hosts(module).is_empty()));
+        match changes.last() {
+            Some(last) if changes.len() == CHANGES_READ_MAX => after_id = last.id,
+            _ => break,
+        }
+    }
+    Ok(named)
 }
 
 fn log_skipped(store: &mut dyn Store, rows: u64) -> Result<(), StoreError> {

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -19,6 +19,7 @@ use super::{
 };
 use crate::core::{
     push::{self, Push},
+    shrink_guard::{Hold, HoldEnd, ShrinkRules},
     snapshot::Snapshot,
     tracker::{Event, Reply, Request, Timing, Tracker},
 };
@@ -40,6 +41,7 @@ pub(super) struct Polling {
     /// Closed when the thread has ended.
     ended: flume::Receiver<()>,
     pub(super) stats: Arc<DnsCounters>,
+    hold: Arc<Mutex<Option<Hold>>>,
 }
 
 /// The first routes, or why there are none and never will be.
@@ -47,18 +49,25 @@ pub(super) type First = Result<Arc<Snapshot>, StoreError>;
 
 impl Polling {
     /// Starts the thread. It sends the first routes once, and then waits for [`Polling::serve`].
-    pub(super) fn start(url: StoreUrl, timing: Timing) -> io::Result<(Self, flume::Receiver<First>)> {
+    pub(super) fn start(
+        url: StoreUrl,
+        timing: Timing,
+        shrink: Option<ShrinkRules>,
+    ) -> io::Result<(Self, flume::Receiver<First>)> {
         let (stop, stats) = (Shutdown::new(), Arc::new(DnsCounters::default()));
+        let hold = Arc::new(Mutex::new(None));
         let (first_sender, first) = flume::bounded(1);
         let (audience, audience_receiver) = flume::bounded(1);
         let (ending, ended) = flume::bounded::<()>(0);
         let poller = Poller {
             database: Database::new(url),
-            tracker: Tracker::new(timing, fastrand::u64(..), Instant::now()),
+            tracker: Tracker::new(timing, shrink, fastrand::u64(..), Instant::now()),
             stop: stop.clone(),
             stats: Arc::clone(&stats),
+            hold: Arc::clone(&hold),
             failed_polls: OutageLog::default(),
             failed_loads: OutageLog::default(),
+            held_loads: OutageLog::default(),
             published_log: LogThrottle::each(LOG_INTERVAL),
             scratch: Vec::new(),
         };
@@ -66,7 +75,7 @@ impl Polling {
             poller.run(&first_sender, &audience_receiver);
             drop(ending);
         })?;
-        Ok((Self { stop, audience, ended, stats }, first))
+        Ok((Self { stop, audience, ended, stats, hold }, first))
     }
 
     /// From now on the thread looks for changes and hands them to `shards`.
@@ -78,6 +87,11 @@ impl Polling {
     /// Whether the thread is there. One that is not there without having been told so has panicked.
     pub(super) fn is_running(&self) -> bool {
         !self.ended.is_disconnected()
+    }
+
+    /// What a load took away and is served nevertheless.
+    pub(super) fn shrink_hold(&self) -> Option<Hold> {
+        *self.hold.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tells the thread to end.
@@ -103,8 +117,10 @@ struct Poller {
     tracker: Tracker,
     stop: Shutdown,
     stats: Arc<DnsCounters>,
+    hold: Arc<Mutex<Option<Hold>>>,
     failed_polls: OutageLog,
     failed_loads: OutageLog,
+    held_loads: OutageLog,
     published_log: LogThrottle,
     scratch: Vec<u8>,
 }
@@ -178,9 +194,9 @@ impl Poller {
 
     fn take_load(&mut self, end: LoadEnd) -> Result<Option<Publication>, StoreError> {
         match end {
-            LoadEnd::Done(Ok((snapshot, position))) => {
+            LoadEnd::Done(Ok(loaded)) => {
                 self.stats.full_reloads.add(1);
-                let events = self.tracker.handle_load(snapshot, position, Instant::now());
+                let events = self.tracker.handle_load(loaded, Instant::now());
                 let is_used = !events.iter().any(|event| matches!(event, Event::LoadDiscarded { .. }));
                 if is_used && self.failed_loads.over() {
                     tracing::info!(store = %self.database.url(), "everything can be loaded again");
@@ -223,6 +239,8 @@ impl Poller {
                     tracing::info!(store = %self.database.url(), ?away_for, "the store is back");
                 }
                 Event::LoadDiscarded { version, seen } => self.log_discarded(version, seen),
+                Event::ShrinkHeld(hold) => self.note_held(hold),
+                Event::ShrinkOver { end, hold } => self.note_hold_over(end, hold),
                 // Comes with an error, which is logged.
                 Event::StoreAway => {}
             }
@@ -260,7 +278,47 @@ impl Poller {
         }
     }
 
+    /// Once when it begins or begins anew, and in reminders.
+    fn note_held(&mut self, hold: Hold) {
+        let now = Instant::now();
+        let Hold { hosts_lost, hosts_served, since, until } = hold;
+        let before = self.hold.lock().unwrap_or_else(PoisonError::into_inner).replace(hold);
+        if before.is_none() {
+            self.stats.shrinks_held.add(1);
+        }
+        if let Some(loads_not_logged) = self.held_loads.failed(format!("{since:?}"), now) {
+            let takes_effect_in = until.map(|until| until.saturating_duration_since(now));
+            tracing::error!(
+                hosts_lost,
+                hosts_served,
+                ?takes_effect_in,
+                loads_not_logged,
+                "hosts are gone that no row of RouteChange names: they are served nevertheless, until they are back, \
+                 or `lars route accept` says that it is meant so"
+            );
+        }
+    }
+
+    fn note_hold_over(&mut self, end: HoldEnd, hold: Option<Hold>) {
+        *self.hold.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        let _ = self.held_loads.over();
+        let hosts_lost = hold.map(|hold| hold.hosts_lost);
+        match end {
+            HoldEnd::RowsBack => tracing::info!(hosts_lost, "hosts that were gone are back"),
+            HoldEnd::Accepted(accepted) => {
+                self.stats.shrinks_accepted.add(1);
+                tracing::warn!(hosts_lost, hosts = accepted.hosts, "the routes were accepted as they are");
+            }
+            HoldEnd::TimeOver => {
+                self.stats.shrinks_timed_out.add(1);
+                tracing::error!(hosts_lost, "hosts did not come back in time: they are not served any more");
+            }
+        }
+    }
+
     fn count(&self) {
+        let hold = self.tracker.shrink_hold();
+        self.stats.hosts_held.set(hold.map_or(0, |hold| hold.hosts_lost as u64));
         let snapshot = self.tracker.snapshot();
         self.stats.modules.set(snapshot.module_count() as u64);
         self.stats.hosts.set(snapshot.host_count() as u64);

@@ -15,7 +15,10 @@ use super::{
     serve::{Shard, handlers},
     stats::DnsStats,
 };
-use crate::{config::DnsConfig, core::snapshot::Snapshot};
+use crate::{
+    config::DnsConfig,
+    core::{shrink_guard::Hold, snapshot::Snapshot},
+};
 
 /// How often a start that waits for the store looks whether it still should.
 const START_CHECK_INTERVAL: Duration = Duration::from_millis(20);
@@ -79,7 +82,8 @@ impl Dns {
     pub fn start_unless(config: DnsConfig, shutdown: &Shutdown) -> Result<Option<Self>, StartError> {
         // Said at once, and not only when the store is there.
         preflight::check()?;
-        let (polling, first) = Polling::start(config.store, config.timing).map_err(StartError::Thread)?;
+        let (polling, first) =
+            Polling::start(config.store, config.timing, config.shrink).map_err(StartError::Thread)?;
         let Some(routes) = wait_for(&first, shutdown)? else {
             return Ok(None);
         };
@@ -107,6 +111,13 @@ impl Dns {
     #[must_use]
     pub fn stats(&self) -> DnsStats {
         self.polling.stats.load() + self.of_shards(|shard, _| shard.stats())
+    }
+
+    /// What was gone from the table when it was last loaded and is served nevertheless, if there is such a thing: then
+    /// somebody should look.
+    #[must_use]
+    pub fn shrink_hold(&self) -> Option<Hold> {
+        self.polling.shrink_hold()
     }
 
     /// What the runtime counted: of the server's connections, and of the shards' buffers.

@@ -38,6 +38,14 @@ counters! {
         counter full_reloads: u64,
         /// Loads that were not used, because their server was behind what had been seen.
         counter loads_discarded: u64,
+        /// Times that hosts were gone from the table without a trace and went on being served.
+        counter shrinks_held: u64,
+        /// Times that somebody accepted that they are gone.
+        counter shrinks_accepted: u64,
+        /// Times that they did not come back in time.
+        counter shrinks_timed_out: u64,
+        /// Hosts that are served now although they are gone from the table.
+        gauge hosts_held: u64,
         /// Rows of the last load that name no host.
         gauge rows_skipped: u64,
         /// Modules with hosts now.

@@ -90,10 +90,10 @@ impl Database for Maria<'_> {
     }
 }
 
-/// Looks for changes very often, and listens wherever there is room.
+/// Looks for changes very often, lets any number of hosts vanish, and listens wherever there is room.
 pub(crate) fn config(url: StoreUrl) -> DnsConfig {
     let tcp_driver = lars_testkit::tcp_driver().parse().expect("the name of a driver");
-    let mut config = DnsConfig { shards: 2, tcp_driver, store: url, ..DnsConfig::default() };
+    let mut config = DnsConfig { shards: 2, tcp_driver, store: url, shrink: None, ..DnsConfig::default() };
     config.server.listen = (Ipv4Addr::LOCALHOST, 0).into();
     config.timing.poll_interval = Duration::from_millis(10);
     config.timing.full_reload_interval = Duration::from_millis(50);

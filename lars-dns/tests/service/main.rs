@@ -7,6 +7,7 @@ mod changes;
 mod digests;
 mod hostile;
 mod serving;
+mod shrinking;
 mod store_faults;
 mod subscribers;
 mod turmoil;

@@ -15,7 +15,7 @@ use super::{
     first_row, schema, values,
 };
 use crate::{
-    EditOutcome, Loaded, RouteChange, RouteEdit, RoutePosition, RouteStore, StoreError,
+    EditOutcome, Loaded, RouteAcceptance, RouteChange, RouteEdit, RoutePosition, RouteStore, StoreError,
     edit::{self, EditTransaction, RouteRow, Routes},
     error::Failure,
     row::{self, Loading, RouteColumns},
@@ -36,7 +36,7 @@ impl RouteStore for MysqlStore {
             // It ends with the connection. Where the tables know no transactions, the rows are not older than the
             // position, because that is read first.
             conn.query_drop("START TRANSACTION WITH CONSISTENT SNAPSHOT")?;
-            let position = position(conn)?;
+            let (position, accepted) = (position(conn)?, accepted(conn)?);
             // One statement reads one snapshot. Sorting is left to us: for the server, of which there is one, it
             // would be half of the work.
             let rows = conn.exec_iter("SELECT modid, cmdid, serverip, serverport FROM RouteData", ())?;
@@ -49,7 +49,7 @@ impl RouteStore for MysqlStore {
             }
             found.sort_unstable_by_key(|&(module, host)| (module.to_unsigned(), host));
             found.into_iter().for_each(|route| loading.route(route));
-            Ok(Loaded { report: loading.report(), position })
+            Ok(Loaded { report: loading.report(), position, accepted })
         })
     }
 
@@ -91,6 +91,10 @@ impl RouteStore for MysqlStore {
         self.transaction(|conn| edit::run(&mut Edit(conn), edits, SystemTime::now()))
     }
 
+    fn accept(&mut self) -> Result<RouteAcceptance, StoreError> {
+        self.transaction(|conn| edit::accept(&mut Edit(conn), SystemTime::now()))
+    }
+
     fn prune_changes(&mut self, age: Duration, now: SystemTime) -> Result<u64, StoreError> {
         let oldest = edit::oldest_version_kept(age, now);
         let mut pruned = 0;
@@ -115,6 +119,18 @@ fn position(conn: &mut Conn) -> Result<RoutePosition, Error> {
     const NEWEST_CHANGE: &str = "SELECT COALESCE(MAX(id), 0) FROM RouteChange";
     let version = conn.exec_first(VERSION, ())?.and_then(readable_version);
     Ok(RoutePosition { version, newest_change_id: first_row(conn, NEWEST_CHANGE)?.unwrap_or(0) })
+}
+
+/// Databases that only other programs made have no table for it, and an account may have rights on theirs only.
+fn accepted(conn: &mut Conn) -> Result<Option<RouteAcceptance>, Error> {
+    const UNREADABLE: [u16; 3] = [1142, 1143, 1146];
+    match conn.exec_first(row::NEWEST_ACCEPTANCE, ()) {
+        Err(Error::MySqlError(error)) if UNREADABLE.contains(&error.code) => Ok(None),
+        found => {
+            let columns: Option<(u64, u64, u64)> = found?.map(values).transpose()?;
+            Ok(columns.map(|(id, version, hosts)| RouteAcceptance { id, version, hosts }))
+        }
+    }
 }
 
 /// Old tables and old editors leave versions that are null, or negative.
@@ -222,5 +238,14 @@ impl EditTransaction for Edit<'_> {
             values.push(version.into());
         };
         Ok(batch::execute(self.0, modules, sql, change_values)?)
+    }
+
+    fn host_count(&mut self) -> Result<u64> {
+        Ok(first_row(self.0, row::HOST_COUNT)?.unwrap_or(0))
+    }
+
+    fn record_acceptance(&mut self, version: u64, hosts: u64) -> Result<u64> {
+        self.0.exec_drop(row::ADD_ACCEPTANCE, (version, hosts))?;
+        Ok(self.0.last_insert_id())
     }
 }

@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
 use super::SqliteStore;
 use crate::{
-    EditOutcome, Loaded, RouteChange, RouteEdit, RoutePosition, RouteStore, StoreError,
+    EditOutcome, Loaded, RouteAcceptance, RouteChange, RouteEdit, RoutePosition, RouteStore, StoreError,
     edit::{self, EditTransaction, RouteRow, Routes},
     error::Failure,
     row::{self, Loading, RouteColumns},
@@ -26,7 +26,7 @@ impl RouteStore for SqliteStore {
     fn load_all(&mut self, each: &mut dyn FnMut(ModuleId, HostAddr)) -> Result<Loaded, StoreError> {
         self.read(|connection| {
             let snapshot = connection.unchecked_transaction()?;
-            let position = position(&snapshot)?;
+            let (position, accepted) = (position(&snapshot)?, accepted(&snapshot)?);
             let mut statement = connection.prepare_cached(
                 "SELECT modid, cmdid, serverip, serverport FROM RouteData
                  ORDER BY modid, cmdid, serverip, serverport",
@@ -36,7 +36,7 @@ impl RouteStore for SqliteStore {
             while let Some(row) = rows.next()? {
                 loading.row(columns(row).ok());
             }
-            Ok(Loaded { report: loading.report(), position })
+            Ok(Loaded { report: loading.report(), position, accepted })
         })
     }
 
@@ -70,6 +70,10 @@ impl RouteStore for SqliteStore {
         self.write(|tx| edit::run(&mut Edit(tx), edits, SystemTime::now()))
     }
 
+    fn accept(&mut self) -> Result<RouteAcceptance, StoreError> {
+        self.write(|tx| edit::accept(&mut Edit(tx), SystemTime::now()))
+    }
+
     fn prune_changes(&mut self, age: Duration, now: SystemTime) -> Result<u64, StoreError> {
         let oldest = edit::oldest_version_kept(age, now);
         self.write(|tx| Ok(tx.execute("DELETE FROM RouteChange WHERE version < ?", [oldest])? as u64))
@@ -84,6 +88,16 @@ fn position(connection: &Connection) -> rusqlite::Result<RoutePosition> {
     const NEWEST_CHANGE: &str = "SELECT COALESCE(MAX(id), 0) FROM RouteChange";
     let newest_change_id = connection.prepare_cached(NEWEST_CHANGE)?.query_row([], |row| row.get(0))?;
     Ok(RoutePosition { version: version(connection)?, newest_change_id })
+}
+
+/// Files of older versions have no table for it.
+fn accepted(connection: &Connection) -> rusqlite::Result<Option<RouteAcceptance>> {
+    let of_row =
+        |row: &Row<'_>| Ok(RouteAcceptance { id: row.get(0)?, version: row.get(1)?, hosts: row.get(2)? });
+    match connection.query_row(row::NEWEST_ACCEPTANCE, [], of_row).optional() {
+        Err(error) if error.to_string().contains("no such table") => Ok(None),
+        found => found,
+    }
 }
 
 /// Old editors leave versions that are null, negative, or no number.
@@ -167,5 +181,14 @@ impl EditTransaction for Edit<'_> {
             statement.execute(params![modid, cmdid, version])?;
         }
         Ok(())
+    }
+
+    fn host_count(&mut self) -> Result<u64> {
+        Ok(self.0.query_row(row::HOST_COUNT, [], |row| row.get(0))?)
+    }
+
+    fn record_acceptance(&mut self, version: u64, hosts: u64) -> Result<u64> {
+        self.0.execute(row::ADD_ACCEPTANCE, params![version, hosts])?;
+        Ok(self.0.last_insert_rowid().cast_unsigned())
     }
 }

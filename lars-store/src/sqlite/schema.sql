@@ -26,6 +26,13 @@ CREATE TABLE IF NOT EXISTS RouteChange (
     version INTEGER NOT NULL
 );
 
+-- What somebody has looked at and found right: a table of routes with so many hosts.
+CREATE TABLE IF NOT EXISTS LarsRouteAccept (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    version INTEGER NOT NULL,
+    hosts INTEGER NOT NULL
+);
+
 CREATE TABLE IF NOT EXISTS ServerCallStatus (
     modid INTEGER NOT NULL,
     cmdid INTEGER NOT NULL,

@@ -41,6 +41,7 @@ on_every_backend! {
     routes::a_missing_version_row_is_made_again,
     routes::a_load_says_how_far_the_database_was,
     routes::a_version_that_cannot_be_read_stops_nothing,
+    routes::what_is_accepted_is_told_with_each_load,
     call_status::an_empty_database_has_nothing_to_tell,
     call_status::a_row_never_grows_older,
     call_status::one_batch_with_a_key_twice,

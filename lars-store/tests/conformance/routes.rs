@@ -8,7 +8,7 @@ use std::{
 
 use lars_proto::{HostAddr, ModuleId};
 use lars_store::{
-    EditOutcome, HOSTS_PER_MODULE_MAX, LoadReport, RouteChange,
+    EditOutcome, HOSTS_PER_MODULE_MAX, LoadReport, RouteAcceptance, RouteChange,
     RouteEdit::{Add, Remove, RemoveModule, Replace},
     RoutePosition, Store, StoreError,
 };
@@ -361,4 +361,33 @@ pub(crate) fn a_version_that_cannot_be_read_stops_nothing(database: &Database) {
         assert!(store.version().expect("a version") >= unix_now() - 60, "an edit makes it readable");
         store.edit(&[Remove(MODULE, host(2))]).expect("an edit");
     }
+}
+
+pub(crate) fn what_is_accepted_is_told_with_each_load(database: &Database) {
+    let mut store = database.open();
+    let accepted = |store: &mut dyn Store| store.load_all(&mut |_, _| ()).expect("a load").accepted;
+    assert_eq!(accepted(&mut *store), None);
+    let version = store.edit(&[Replace(MODULE, hosts(0..3))]).expect("an edit").version.expect("a version");
+    // A host that is there twice is one, and what names no host is none: as loads count them.
+    database.execute(
+        "INSERT INTO RouteData (modid, cmdid, serverip, serverport) VALUES (1, 1, 167772160, 8000);
+         INSERT INTO RouteData (modid, cmdid, serverip, serverport) VALUES (1, 1, 1, 0)",
+    );
+    let first = store.accept().expect("an acceptance");
+    assert_eq!((first.hosts, load(&mut *store).1.rows), (3, 3));
+    assert!(first.version > version);
+    assert_eq!(store.version(), Ok(first.version));
+    assert_eq!(store.changes(0, 10).map(|changes| changes.len()), Ok(1), "no module has changed");
+    assert_eq!(accepted(&mut *store), Some(first));
+
+    database.execute("DELETE FROM RouteData");
+    let second = store.accept().expect("an acceptance");
+    assert_eq!(second, RouteAcceptance { id: second.id, version: second.version, hosts: 0 });
+    assert!(second.id > first.id && second.version > first.version);
+    assert_eq!(accepted(&mut *store), Some(second));
+
+    database.execute("DROP TABLE LarsRouteAccept");
+    assert_eq!(accepted(&mut *store), None);
+    let missing = store.accept().expect_err("no table");
+    assert!(matches!(missing, StoreError::Missing { .. }), "{missing}");
 }

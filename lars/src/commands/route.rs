@@ -34,6 +34,7 @@ pub(crate) fn run(command: RouteCommand, out: &mut Out<'_>) -> Result<(), Failur
             let mode = if replace { Mode::Replace } else { Mode::Merge };
             import(&file, format, mode, &store, out)
         }
+        RouteCommand::Accept { store } => accept(&store, out),
         RouteCommand::Export { format, store } => export(format, &store, out),
     }
 }
@@ -78,6 +79,15 @@ fn are_all(stored: &[HostAddr], hosts: &[HostAddr]) -> bool {
 
 fn each(module: ModuleId, hosts: Vec<HostAddr>, edit: fn(ModuleId, HostAddr) -> RouteEdit) -> Vec<RouteEdit> {
     hosts.into_iter().map(|host| edit(module, host)).collect()
+}
+
+fn accept(store: &StoreArgs, out: &mut Out<'_>) -> Result<(), Failure> {
+    let location = StoreLocation::find(store)?;
+    // Looks first whether it is there at all, then makes the table for it where that is missing.
+    drop(location.open_to_change()?);
+    let accepted = location.open_or_create()?.accept()?;
+    let hosts = counted(usize::try_from(accepted.hosts).unwrap_or(usize::MAX), "host");
+    Ok(out.note(format_args!("{hosts} accepted; version {} of {}", accepted.version, location.url()))?)
 }
 
 fn say_outcome(outcome: &EditOutcome, location: &StoreLocation, out: &mut Out<'_>) -> Result<(), Failure> {

@@ -143,6 +143,26 @@ fn the_last_host_of_a_module_is_removed_only_if_that_is_said() {
 }
 
 #[test]
+fn what_is_there_can_be_accepted_and_is_recorded_with_its_count() {
+    let lars = Lars::new();
+    lars.fails(&["route", "accept"], 1, &["there is no database at sqlite:"]);
+    assert!(!lars.default_database().exists());
+    lars.ok(&["route", "add", "1", "1", "10.0.0.1:80", "10.0.0.2:80"]);
+    let mut store = open(&lars.default_database());
+    let before = store.version().expect("a version");
+    let said = lars.run(&["route", "accept"]);
+    assert_eq!(said.status, 0, "{}", said.stderr);
+    let accepted = store.load_all(&mut |_, _| ()).expect("a load").accepted.expect("it is recorded");
+    assert_eq!(accepted.hosts, 2);
+    assert!(accepted.version > before);
+    assert!(
+        said.stderr.contains(&format!("2 hosts accepted; version {}", accepted.version)),
+        "{}",
+        said.stderr
+    );
+}
+
+#[test]
 fn a_module_that_is_not_there_is_not_found() {
     let lars = Lars::new();
     lars.ok(&["route", "add", "1", "1", "10.0.0.1:80"]);

@@ -41,6 +41,7 @@ struct Database {
     version_is_unreadable: bool,
     changes: BTreeMap<u64, RouteChange>,
     next_id: u64,
+    accepted: Option<RouteAcceptance>,
     away: bool,
 }
 
@@ -89,7 +90,7 @@ impl Database {
                 let hosts = |module| self.routes.get(module).cloned().unwrap_or_default();
                 Reply::Hosts(modules.iter().map(|module| (*module, hosts(module))).collect())
             }
-            Request::BeginLoad => Reply::LoadBegun,
+            Request::BeginLoad { .. } => Reply::LoadBegun,
             Request::Prune(_) => Reply::Pruned,
         })
     }
@@ -98,7 +99,8 @@ impl Database {
 /// A load that goes on.
 struct Loading {
     reads_at: Instant,
-    read: Option<(Snapshot, RoutePosition)>,
+    names_after_id: u64,
+    read: Option<LoadedRoutes>,
     done_at: Instant,
 }
 
@@ -130,6 +132,10 @@ impl Loading {
 
 impl World {
     fn new(timing: Timing) -> Self {
+        Self::with(timing, None)
+    }
+
+    fn with(timing: Timing, shrink: Option<ShrinkRules>) -> Self {
         let now = Instant::now();
         Self {
             database: Database::default(),
@@ -139,7 +145,7 @@ impl World {
             past: Vec::new(),
             load_lag: 0,
             load_delay: Duration::ZERO,
-            tracker: Tracker::new(timing, 7, now),
+            tracker: Tracker::new(timing, shrink, 7, now),
             now,
             subscriber: BTreeMap::new(),
             events: Vec::new(),
@@ -170,9 +176,10 @@ impl World {
             Ok(reply) => self.tracker.handle_reply(reply, self.now),
             Err(()) => self.tracker.handle_failure(self.now).into_iter().collect(),
         };
-        if self.tracker.is_loading() && self.load.is_none() {
+        if let (Request::BeginLoad { names_after_id }, true) = (request, self.tracker.is_loading()) {
             let reads_at = self.now + self.load_delay.min(self.load_time);
-            self.load = Some(Loading { reads_at, read: None, done_at: self.now + self.load_time });
+            self.load =
+                Some(Loading { reads_at, names_after_id, read: None, done_at: self.now + self.load_time });
         }
         events.into_iter().for_each(|event| self.take(event));
         self.go_on_loading();
@@ -182,15 +189,19 @@ impl World {
     fn go_on_loading(&mut self) {
         if let Some(load) = self.load.as_mut().filter(|load| load.reads_at <= self.now) {
             let behind = self.load_lag.checked_sub(1).and_then(|lag| self.past.iter().rev().nth(lag));
-            load.read.get_or_insert_with(|| match behind {
+            let (snapshot, position) = match behind {
                 Some(behind) => behind.clone(),
                 None => (self.database.snapshot(), self.database.position()),
-            });
+            };
+            let rows = self.database.changes.range(load.names_after_id + 1..);
+            let named = rows.map(|(_, change)| change.module).collect();
+            let accepted = self.database.accepted;
+            load.read.get_or_insert(LoadedRoutes { snapshot, position, named, accepted });
         }
         if let Some(Loading { read, .. }) = self.load.take_if(|load| load.done_at <= self.now) {
             let events = match read {
-                Some((snapshot, position)) if !self.database.away && !self.loads_fail => {
-                    self.tracker.handle_load(snapshot, position, self.now)
+                Some(loaded) if !self.database.away && !self.loads_fail => {
+                    self.tracker.handle_load(loaded, self.now)
                 }
                 _ => self.tracker.handle_load_failure(self.now).into_iter().collect(),
             };
@@ -225,13 +236,17 @@ impl World {
     }
 
     fn loads(&self) -> usize {
-        self.requests.iter().filter(|request| **request == Request::BeginLoad).count()
+        self.requests.iter().filter(|request| matches!(request, Request::BeginLoad { .. })).count()
     }
 
     fn published(&self) -> Vec<ModuleId> {
         let changed = self.events.iter().map(|event| match event {
             Event::Publish { changed, .. } => changed.clone(),
-            Event::StoreAway | Event::StoreBack { .. } | Event::LoadDiscarded { .. } => Vec::new(),
+            Event::StoreAway
+            | Event::StoreBack { .. }
+            | Event::LoadDiscarded { .. }
+            | Event::ShrinkHeld(_)
+            | Event::ShrinkOver { .. } => Vec::new(),
         });
         changed.flatten().collect()
     }
@@ -249,7 +264,11 @@ fn begins_with_loading_everything_after_finding_its_place() {
     world.run(Duration::ZERO);
     assert_eq!(
         world.requests,
-        [Request::ReadPosition, Request::ReadChanges { after_id: 0 }, Request::BeginLoad]
+        [
+            Request::ReadPosition,
+            Request::ReadChanges { after_id: 0 },
+            Request::BeginLoad { names_after_id: 0 }
+        ]
     );
     assert_eq!(world.events.len(), 1);
     assert_eq!(world.published(), []);
@@ -673,6 +692,139 @@ fn polls_that_take_longer_than_their_interval_do_not_keep_from_pruning() {
     assert!(world.requests.contains(&Request::Prune(HOUR)));
 }
 
+const HOLD: Duration = Duration::from_secs(600);
+
+/// With ten modules of two hosts each, whose rows are long dealt with, and a guard.
+fn guarded() -> World {
+    let rules = ShrinkRules { percent: 30, hold: Some(HOLD) };
+    let mut world = World::with(timing(), Some(rules));
+    (0..10).for_each(|cmdid| world.database.edit(module(cmdid), hosts(&[1, 2])));
+    world.run(FULL + POLL);
+    (world.requests, world.events) = (Vec::new(), Vec::new());
+    world
+}
+
+impl World {
+    fn truncate(&mut self) {
+        self.database.routes.clear();
+    }
+
+    fn accept(&mut self) {
+        let hosts = self.database.snapshot().host_count() as u64;
+        let id = self.database.accepted.map_or(1, |accepted| accepted.id + 1);
+        self.database.version += 1;
+        self.database.accepted = Some(RouteAcceptance { id, version: self.database.version, hosts });
+    }
+
+    fn hosts_served(&self) -> usize {
+        self.tracker.snapshot().host_count()
+    }
+
+    fn ends(&self) -> Vec<HoldEnd> {
+        let ends = self.events.iter().filter_map(|event| match event {
+            Event::ShrinkOver { end, .. } => Some(*end),
+            Event::Publish { .. }
+            | Event::StoreAway
+            | Event::StoreBack { .. }
+            | Event::LoadDiscarded { .. }
+            | Event::ShrinkHeld(_) => None,
+        });
+        ends.collect()
+    }
+}
+
+#[test]
+fn a_truncated_table_changes_nothing_until_the_time_is_over() {
+    let mut world = guarded();
+    world.truncate();
+    world.run(HOLD - POLL);
+    assert_eq!((world.hosts_served(), world.published()), (20, vec![]));
+    let hold = world.tracker.shrink_hold().expect("it is held");
+    assert_eq!((hold.hosts_lost, hold.hosts_served), (20, 20));
+    world.run(FULL * 2);
+    assert_eq!(world.ends(), [HoldEnd::TimeOver]);
+    world.assert_up_to_date();
+}
+
+#[test]
+fn rows_that_come_back_were_never_gone() {
+    let mut world = guarded();
+    let before = world.database.routes.clone();
+    world.truncate();
+    world.run(FULL + POLL);
+    assert!(world.tracker.shrink_hold().is_some());
+    world.database.routes = before;
+    world.run(FULL + POLL);
+    assert_eq!((world.ends(), world.published()), (vec![HoldEnd::RowsBack], vec![]));
+    assert_eq!(world.tracker.shrink_hold(), None);
+}
+
+#[test]
+fn what_is_accepted_takes_effect_within_a_poll_and_the_next_disaster_does_not() {
+    let mut world = guarded();
+    let before = world.database.routes.clone();
+    world.truncate();
+    world.run(FULL + POLL);
+    world.accept();
+    world.run(POLL * 2);
+    assert!(matches!(world.ends()[..], [HoldEnd::Accepted(_)]), "{:?}", world.ends());
+    world.assert_up_to_date();
+
+    world.database.routes = before;
+    world.run(FULL + POLL);
+    assert_eq!(world.hosts_served(), 20);
+    world.truncate();
+    world.run(FULL * 3);
+    assert_eq!(world.hosts_served(), 20, "what was accepted once is not accepted for ever");
+}
+
+#[test]
+fn edits_of_every_size_are_never_held() {
+    let mut world = guarded();
+    (0..9).for_each(|cmdid| world.database.edit(module(cmdid), Vec::new()));
+    world.run(POLL);
+    world.assert_up_to_date();
+
+    // So many that they are not read one by one, nor in one read of the log.
+    let count = CHANGES_READ_MAX as i32 * 2;
+    (0..count).for_each(|cmdid| world.database.edit(module(cmdid), hosts(&[1, 2, 3])));
+    world.run(FULL + POLL);
+    world.assert_up_to_date();
+    (0..count).for_each(|cmdid| world.database.edit(module(cmdid), Vec::new()));
+    world.run(FULL + POLL);
+    world.assert_up_to_date();
+    assert_eq!(world.ends(), []);
+}
+
+#[test]
+fn edits_while_a_table_is_held_take_effect() {
+    let mut world = guarded();
+    world.truncate();
+    world.run(FULL + POLL);
+    world.database.edit(module(3), hosts(&[7]));
+    world.database.edit(module(4), hosts(&[]));
+    world.database.routes.insert(module(77), hosts(&[1]));
+    world.run(FULL + POLL);
+    assert_eq!(world.published(), [module(3), module(4), module(77)]);
+    assert_eq!(world.hosts_served(), 16 + 1 + 1);
+    assert!(world.tracker.shrink_hold().is_some());
+}
+
+#[test]
+fn rows_that_were_dealt_with_name_nothing_again() {
+    let mut world = guarded();
+    (0..10).for_each(|cmdid| world.database.edit(module(cmdid), hosts(&[1, 2, 3])));
+    world.run(POLL);
+    world.truncate();
+    world.run(FULL + POLL);
+    assert_eq!(world.hosts_served(), 30);
+    // Nor do those of a log that was emptied, or is another.
+    world.database.changes.clear();
+    world.database.version = 0;
+    world.run(FULL * 2);
+    assert_eq!(world.hosts_served(), 30);
+}
+
 #[derive(Clone, Debug)]
 enum Deed {
     /// Rows, change and version in one transaction.
@@ -878,6 +1030,29 @@ proptest! {
         let away = world.events.iter().filter(|event| **event == Event::StoreAway).count();
         let back = world.events.iter().filter(|event| matches!(event, Event::StoreBack { .. })).count();
         prop_assert_eq!(away, back);
+    }
+
+    /// A guard delays what nobody named, and nothing for ever.
+    #[test]
+    fn with_a_guard_everything_is_known_when_the_hold_time_is_over(
+        deeds in prop::collection::vec(any_deed(), 0..80),
+    ) {
+        let mut world = guarded();
+        play(&mut world, deeds);
+        world.database.away = false;
+        world.load_time = Duration::ZERO;
+        world.run(HOLD + FULL * 2 + RETRY_PAUSE_MAX + POLL);
+        world.assert_up_to_date();
+        prop_assert_eq!(world.tracker.shrink_hold(), None);
+    }
+
+    /// Editors that keep the rules never meet it.
+    #[test]
+    fn a_guard_holds_nothing_of_who_keeps_the_rules(deeds in prop::collection::vec(good_deed(), 0..80)) {
+        let mut world = guarded();
+        play(&mut world, deeds);
+        world.run(FULL + POLL * 2);
+        world.assert_up_to_date();
     }
 
     /// Loads may reach any server, also one that is behind: a route never goes back.

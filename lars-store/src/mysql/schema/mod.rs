@@ -16,6 +16,9 @@ const TABLES: [(&str, &str); 6] = [
     ("CmdIDConfig", include_str!("cmd_id_config.sql")),
 ];
 
+/// Ours alone. Everything but `lars route accept` works without it.
+const ACCEPT_TABLE: (&str, &str) = ("LarsRouteAccept", include_str!("route_accept.sql"));
+
 /// Names as this server compares them: some keep all table names in lower case.
 const PRESENT_TABLES: &str =
     "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE()";
@@ -47,10 +50,14 @@ const LOCK_WAIT: &str = "SET SESSION lock_wait_timeout = 5";
 /// Makes the tables that this crate needs. Whether [`add_module_index`] is needed, too, which may take long.
 pub(super) fn complete(conn: &mut Conn) -> Result<bool, Error> {
     let present: Vec<String> = conn.query(PRESENT_TABLES)?;
+    let is_missing = |table: &str| !present.iter().any(|name| name.eq_ignore_ascii_case(table));
     for (table, create) in TABLES {
-        if !present.iter().any(|name| name.eq_ignore_ascii_case(table)) {
+        if is_missing(table) {
             conn.query_drop(create)?;
         }
+    }
+    if is_missing(ACCEPT_TABLE.0) {
+        if_possible("create LarsRouteAccept", conn.query_drop(ACCEPT_TABLE.1))?;
     }
     if is_none(conn, "SELECT COUNT(*) FROM RouteVersion WHERE id = 1")? {
         if_possible("insert the row of RouteVersion", conn.query_drop(ADD_VERSION_ROW))?;
