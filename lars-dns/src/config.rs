@@ -171,9 +171,10 @@ impl StoreSection {
     }
 
     fn shrink(&self) -> Result<Option<ShrinkRules>, ConfigError> {
-        let percent = self.shrink_guard_percent;
-        in_range("store.shrink_guard_percent", percent.into(), 0..=100)?;
-        let hold = in_range("store.shrink_hold_s", self.shrink_hold_s, 0..=SHRINK_HOLD_S_MAX)?;
+        let percent =
+            ConfigError::check_range("store.shrink_guard_percent", self.shrink_guard_percent, 0..=100)?;
+        let hold =
+            ConfigError::check_range("store.shrink_hold_s", self.shrink_hold_s, 0..=SHRINK_HOLD_S_MAX)?;
         let hold = (hold > 0).then_some(Duration::from_secs(hold));
         Ok((percent > 0).then_some(ShrinkRules { percent, hold }))
     }
