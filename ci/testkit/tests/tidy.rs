@@ -145,7 +145,8 @@ fn every_room_has_the_workspace_lints() {
 const VALUES_FOR_CORES: &[&str] = &[
     "lars_runtime::Backoff",
     "lars_runtime::counters",
-    "lars_store::{RouteChange, RoutePosition}",
+    "lars_store::{RouteAcceptance, RouteChange, RoutePosition}",
+    "lars_store::RouteAcceptance",
     "lars_store::TS_AHEAD_MAX",
     "lars_store::RouteChange",
 ];
