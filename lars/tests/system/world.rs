@@ -199,6 +199,15 @@ impl World {
         self.store().edit(&edits).expect("the edit is made");
     }
 
+    /// `lars route accept`.
+    pub(crate) fn accept_routes(&self) {
+        let lars = program(env!("CARGO_BIN_EXE_lars"))
+            .args(["route", "accept", "--store", &self.store_url])
+            .status()
+            .expect("the lars binary starts");
+        assert!(lars.success(), "{lars}");
+    }
+
     /// Raw SQL, as somebody with a database shell would type it.
     pub(crate) fn raw_sql(&self, sql: &str) {
         match &self.mariadb {
