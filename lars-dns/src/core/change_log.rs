@@ -40,6 +40,12 @@ impl ChangeLog {
         Self { floor: newest.saturating_sub(RESTART_OVERLAP_IDS), handled: BTreeMap::new() }
     }
 
+    /// The log of which everything up to `id` was dealt with before this program began.
+    #[must_use]
+    pub fn behind(id: u64) -> Self {
+        Self { floor: id, handled: BTreeMap::new() }
+    }
+
     /// Rows with larger ids are to be read.
     #[must_use]
     pub fn read_after(&self) -> u64 {

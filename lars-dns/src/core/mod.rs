@@ -4,6 +4,7 @@ pub mod change_log;
 pub mod digest;
 mod index;
 pub mod push;
+pub mod saved;
 pub mod shrink_guard;
 pub mod snapshot;
 pub mod subscriptions;

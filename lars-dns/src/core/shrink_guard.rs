@@ -120,6 +120,17 @@ impl ShrinkGuard {
         self.spent_id = accepted.map_or(0, |accepted| accepted.id);
     }
 
+    /// The newest acceptance that does not count any more.
+    #[must_use]
+    pub fn spent_id(&self) -> u64 {
+        self.spent_id
+    }
+
+    /// What is served is from before the start, when acceptances up to this one had counted.
+    pub fn resume(&mut self, spent_id: u64) {
+        self.spent_id = spent_id;
+    }
+
     /// Whether the load takes effect. The caller does what the verdict says.
     pub fn judge(&mut self, load: &Comparison, now: Instant) -> Verdict {
         // A table that was made anew begins with small ids again.

@@ -36,6 +36,7 @@ use lars_store::{RouteAcceptance, RouteChange, RoutePosition};
 
 use super::{
     change_log::ChangeLog,
+    saved::SavedRoutes,
     shrink_guard::{Hold, HoldEnd, ShrinkGuard, ShrinkRules},
     snapshot::Snapshot,
 };
@@ -175,6 +176,8 @@ pub struct Tracker {
     next_poll_at: Instant,
     next_prune_at: Instant,
     loaded_at: Option<Instant>,
+    /// The routes are from before the start.
+    resumed: bool,
     /// Loads that failed since the last one that did not, and when the next may begin.
     load_failures: u32,
     load_retry_at: Instant,
@@ -243,6 +246,7 @@ impl Tracker {
             next_poll_at: now,
             next_prune_at,
             loaded_at: None,
+            resumed: false,
             load_failures: 0,
             load_retry_at: now,
             load: None,
@@ -252,16 +256,46 @@ impl Tracker {
         }
     }
 
+    /// Goes on from `saved`, whatever has happened in the meantime: what was recorded since is read like any change,
+    /// what is loaded is compared with it.
+    #[must_use]
+    pub fn resuming(mut self, saved: &SavedRoutes) -> Self {
+        self.current = Arc::new(saved.snapshot.clone());
+        self.version = saved.position.version;
+        self.log = ChangeLog::behind(saved.position.newest_change_id);
+        self.dealt_with_id = saved.position.newest_change_id;
+        self.guard.resume(saved.spent_acceptance_id);
+        (self.place, self.resumed) = (Place::Known, true);
+        self
+    }
+
+    /// What to save of it, for a database of this name.
+    #[must_use]
+    pub fn to_save(&self, store: &str) -> SavedRoutes {
+        SavedRoutes {
+            store: store.to_owned(),
+            snapshot: Snapshot::clone(&self.current),
+            position: RoutePosition { version: self.version, newest_change_id: self.dealt_with_id },
+            spent_acceptance_id: self.guard.spent_id(),
+        }
+    }
+
+    /// Whether everything was loaded since the start. Routes from before it say of no module that it has no hosts.
+    #[must_use]
+    pub fn has_loaded(&self) -> bool {
+        self.loaded_at.is_some()
+    }
+
     /// The routes as they were last seen.
     #[must_use]
     pub fn snapshot(&self) -> &Arc<Snapshot> {
         &self.current
     }
 
-    /// Whether everything was loaded once, so that there is something to serve.
+    /// Whether there is something to serve: everything was loaded once, or there are routes from before the start.
     #[must_use]
     pub fn has_routes(&self) -> bool {
-        self.loaded_at.is_some()
+        self.loaded_at.is_some() || self.resumed
     }
 
     /// The version that was last seen.

@@ -1,6 +1,6 @@
 //! The end of a full load: what of it takes effect.
 
-use std::{collections::BTreeSet, iter, time::Instant};
+use std::{collections::BTreeSet, iter, sync::Arc, time::Instant};
 
 use lars_proto::ModuleId;
 use lars_runtime::Backoff;
@@ -26,7 +26,9 @@ impl Tracker {
         let read = self.reads.iter().filter(|(_, read)| stays(read));
         let read = read.map(|(&module, _)| (module, self.current.hosts(module).to_vec()));
         let (snapshot, _) = snapshot.apply(read.collect());
-        let first = self.loaded_at.replace(now).is_none();
+        let first = !self.has_routes();
+        // Then the shards hear of it though nothing may have changed.
+        let confirms = self.loaded_at.replace(now).is_none();
         self.load_failures = 0;
         if self.place == Place::Restoring {
             self.place = Place::Known;
@@ -39,6 +41,9 @@ impl Tracker {
         }
         let mut events = Vec::from_iter(self.back(now));
         self.compare(snapshot, &named, accepted, now, &mut events);
+        if confirms && !events.iter().any(|event| matches!(event, Event::Publish { .. })) {
+            events.push(Event::Publish { snapshot: Arc::clone(&self.current), changed: Vec::new() });
+        }
         events
     }
 

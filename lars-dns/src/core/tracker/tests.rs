@@ -810,6 +810,59 @@ fn edits_while_a_table_is_held_take_effect() {
     assert!(world.tracker.shrink_hold().is_some());
 }
 
+/// As a program that ends and starts again with what it saved.
+fn restart(world: &mut World) {
+    let saved = SavedRoutes::decode(&world.tracker.to_save("here").encode()).expect("its own bytes");
+    let rules = ShrinkRules { percent: 30, hold: Some(HOLD) };
+    world.tracker = Tracker::new(timing(), Some(rules), 7, world.now).resuming(&saved);
+    (world.load, world.requests, world.events) = (None, Vec::new(), Vec::new());
+}
+
+#[test]
+fn routes_from_before_the_start_are_served_and_what_happened_since_is_pushed() {
+    let mut world = guarded();
+    world.database.away = true;
+    restart(&mut world);
+    assert!(world.tracker.has_routes() && !world.tracker.has_loaded());
+    assert_eq!(world.hosts_served(), 20);
+    world.run(FULL);
+    assert_eq!(world.hosts_served(), 20);
+    (0..9).for_each(|cmdid| world.database.edit(module(cmdid), Vec::new()));
+    world.database.away = false;
+    world.run(RETRY_PAUSE_MAX);
+    assert_eq!(world.published(), (0..9).map(module).collect::<Vec<_>>());
+    assert!(world.tracker.has_loaded());
+    world.assert_up_to_date();
+}
+
+#[test]
+fn what_vanished_while_it_was_down_or_held_is_held() {
+    let mut world = guarded();
+    restart(&mut world);
+    world.truncate();
+    world.run(FULL);
+    assert_eq!(world.hosts_served(), 20);
+    restart(&mut world);
+    world.run(FULL * 3);
+    assert_eq!((world.hosts_served(), world.published()), (20, vec![]));
+    // Accepted while it is down.
+    let saved_at = world.now;
+    restart(&mut world);
+    world.accept();
+    world.run(POLL);
+    assert!(world.now > saved_at);
+    assert!(matches!(world.ends()[..], [HoldEnd::Accepted(_)]), "{:?}", world.ends());
+    assert_eq!(world.hosts_served(), 0);
+}
+
+#[test]
+fn a_first_load_that_changes_nothing_is_told_all_the_same() {
+    let mut world = guarded();
+    restart(&mut world);
+    world.run(POLL);
+    assert!(matches!(&world.events[..], [Event::Publish { changed, .. }] if changed.is_empty()));
+}
+
 #[test]
 fn rows_that_were_dealt_with_name_nothing_again() {
     let mut world = guarded();
