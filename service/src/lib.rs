@@ -6,6 +6,8 @@
 //! that none can be forgotten: `[server] listen` is `--server-listen` and `LARS_DNS_SERVER_LISTEN`. A flag
 //! wins over the environment, the environment over the file, the file over the default.
 //!
+//! What a service wants to know again after its next start is a [`StateFile`], kept by a [`StateWriter`].
+//!
 //! Names no message of Lars and no glommio.
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
@@ -22,6 +24,12 @@ mod error;
 
 mod server_section;
 
+mod state_section;
+
+mod state_file;
+
+mod state_writer;
+
 mod logging;
 
 mod log_queue;
@@ -37,4 +45,9 @@ pub use self::{
     secret::{Secret, read_secret},
     server_section::ServerSection,
     shutdown::Shutdown,
+    state_file::{
+        BAD_FILES_MAX, STATE_AHEAD_MAX, STATE_LEN_MAX, SavedState, StateError, StateFile, StateProblem,
+    },
+    state_section::StateSection,
+    state_writer::{StatePace, StateSource, StateStats, StateWriter},
 };
