@@ -1,9 +1,9 @@
 //! The configuration: as it is written down, and as the service uses it.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use lars_runtime::{TcpDriver, TcpServerConfig};
-use lars_service::{ConfigError, ServerSection};
+use lars_service::{ConfigError, ServerSection, StateSection};
 use lars_store::StoreUrl;
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +33,8 @@ pub struct DnsConfig {
     pub store: StoreUrl,
     /// How often it looks for changes there.
     pub timing: Timing,
+    /// The folder where the routes are kept for the next start; `None`: they are not.
+    pub state_dir: Option<PathBuf>,
     /// When a load is held that lost hosts; `None`: never.
     pub shrink: Option<ShrinkRules>,
     /// Subscriptions of all connections together, spread evenly over the shards.
@@ -56,6 +58,8 @@ pub struct RawConfig {
     pub push: PushSection,
     /// `[store]`
     pub store: StoreSection,
+    /// `[state]`
+    pub state: StateSection,
 }
 
 impl Default for RawConfig {
@@ -64,6 +68,7 @@ impl Default for RawConfig {
             server: ServerSection::new("0.0.0.0:7778"),
             push: PushSection::default(),
             store: StoreSection::default(),
+            state: StateSection::default(),
         }
     }
 }
@@ -139,6 +144,7 @@ impl RawConfig {
             store: self.store.url()?,
             timing: self.store.timing()?,
             shrink: self.store.shrink()?,
+            state_dir: self.state.resolve(),
             subscriptions_max,
         })
     }

@@ -42,6 +42,20 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// Whether both grew out of the same table by no change at all. Two that were made apart may have the same routes, and
+    /// are not the same.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        let is_unchanged = |key| {
+            let hosts =
+                |snapshot: &Self| snapshot.overlay.get(key).map(|changed| Arc::as_ptr(&changed.hosts));
+            hosts(self) == hosts(other)
+        };
+        Arc::ptr_eq(&self.base, &other.base)
+            && self.overlay.len() == other.overlay.len()
+            && self.overlay.keys().all(is_unchanged)
+    }
+
     /// The hosts of `module`, sorted and distinct; empty if it is unknown.
     #[must_use]
     pub fn hosts(&self, module: ModuleId) -> &[HostAddr] {

@@ -4,6 +4,7 @@ mod database;
 mod poll;
 mod serve;
 mod service;
+mod state;
 mod stats;
 
 pub use self::{

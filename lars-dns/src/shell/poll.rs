@@ -15,10 +15,12 @@ use lars_store::{OutageLog, StoreError, StoreUrl};
 use super::{
     database::{Database, LoadEnd},
     serve::Shard,
+    state::{Newest, store_name},
     stats::DnsCounters,
 };
 use crate::core::{
     push::{self, Push},
+    saved::SavedRoutes,
     shrink_guard::{Hold, HoldEnd, ShrinkRules},
     snapshot::Snapshot,
     tracker::{Event, Reply, Request, Timing, Tracker},
@@ -37,15 +39,22 @@ const LOAD_CHECK_INTERVAL: Duration = Duration::from_millis(10);
 /// A running polling thread. Dropping it tells the thread to end and does not wait.
 pub(super) struct Polling {
     stop: Shutdown,
-    audience: flume::Sender<Vec<ShardHandle<Shard>>>,
+    audience: flume::Sender<Audience>,
     /// Closed when the thread has ended.
     ended: flume::Receiver<()>,
     pub(super) stats: Arc<DnsCounters>,
     hold: Arc<Mutex<Option<Hold>>>,
 }
 
-/// The first routes, or why there are none and never will be.
-pub(super) type First = Result<Arc<Snapshot>, StoreError>;
+/// Who hears of changes, and the routes that they have.
+pub(super) type Audience = (Vec<ShardHandle<Shard>>, Arc<Snapshot>);
+
+/// The first routes.
+pub(super) struct First {
+    pub(super) routes: Arc<Snapshot>,
+    /// They are not those from before the start.
+    pub(super) is_loaded: bool,
+}
 
 impl Polling {
     /// Starts the thread. It sends the first routes once, and then waits for [`Polling::serve`].
@@ -53,15 +62,25 @@ impl Polling {
         url: StoreUrl,
         timing: Timing,
         shrink: Option<ShrinkRules>,
-    ) -> io::Result<(Self, flume::Receiver<First>)> {
+        saved: Option<&SavedRoutes>,
+        newest: Newest,
+    ) -> io::Result<(Self, flume::Receiver<Result<First, StoreError>>)> {
         let (stop, stats) = (Shutdown::new(), Arc::new(DnsCounters::default()));
         let hold = Arc::new(Mutex::new(None));
         let (first_sender, first) = flume::bounded(1);
         let (audience, audience_receiver) = flume::bounded(1);
         let (ending, ended) = flume::bounded::<()>(0);
+        let store_name = store_name(&url);
+        let tracker = Tracker::new(timing, shrink, fastrand::u64(..), Instant::now());
         let poller = Poller {
             database: Database::new(url),
-            tracker: Tracker::new(timing, shrink, fastrand::u64(..), Instant::now()),
+            tracker: match saved {
+                Some(saved) => tracker.resuming(saved),
+                None => tracker,
+            },
+            store_name,
+            newest,
+            last_saved: saved.cloned(),
             stop: stop.clone(),
             stats: Arc::clone(&stats),
             hold: Arc::clone(&hold),
@@ -78,10 +97,10 @@ impl Polling {
         Ok((Self { stop, audience, ended, stats, hold }, first))
     }
 
-    /// From now on the thread looks for changes and hands them to `shards`.
-    pub(super) fn serve(&self, shards: Vec<ShardHandle<Shard>>) {
+    /// From now on the thread looks for changes and hands them to `audience`.
+    pub(super) fn serve(&self, audience: Audience) {
         // A thread that panicked takes nothing; `is_running` tells.
-        let _ = self.audience.send(shards);
+        let _ = self.audience.send(audience);
     }
 
     /// Whether the thread is there. One that is not there without having been told so has panicked.
@@ -115,6 +134,9 @@ impl Drop for Polling {
 struct Poller {
     database: Database,
     tracker: Tracker,
+    store_name: String,
+    newest: Newest,
+    last_saved: Option<SavedRoutes>,
     stop: Shutdown,
     stats: Arc<DnsCounters>,
     hold: Arc<Mutex<Option<Hold>>>,
@@ -129,11 +151,18 @@ struct Poller {
 type Publication = (Arc<Snapshot>, Vec<ModuleId>);
 
 impl Poller {
-    fn run(mut self, first: &flume::Sender<First>, audience: &flume::Receiver<Vec<ShardHandle<Shard>>>) {
+    fn run(mut self, first: &flume::Sender<Result<First, StoreError>>, audience: &flume::Receiver<Audience>) {
+        self.count();
         let Some(routes) = self.first_routes() else { return };
         // Nobody waits for them any more if the service was told to end.
         let _ = first.send(routes);
-        let Ok(shards) = audience.recv() else { return };
+        let Ok((shards, served)) = audience.recv() else { return };
+        // Who started with routes from before has them still.
+        let snapshot = Arc::clone(self.tracker.snapshot());
+        let changed = served.diff(&snapshot);
+        if self.publish((snapshot, changed), &shards).is_err() {
+            return;
+        }
         while !self.stop.is_triggered() {
             // What fails is tried again, and the last routes stay in force.
             if let Ok(Some(publication)) = self.advance()
@@ -144,17 +173,19 @@ impl Poller {
         }
     }
 
-    /// Tries until there are routes, what is configured turns out to be wrong, or the thread is told to end.
-    fn first_routes(&mut self) -> Option<First> {
+    /// Tries until there are routes, what is configured turns out to be wrong, or the thread is told to end. Routes
+    /// from before the start are those if the store does not answer at once.
+    fn first_routes(&mut self) -> Option<Result<First, StoreError>> {
         while !self.stop.is_triggered() {
-            match self.advance() {
-                Ok(None) => {}
-                Ok(Some((snapshot, _))) => {
-                    push::cut_routes(&snapshot).for_each(|(module, cut)| self.report_cut(module, cut));
-                    return Some(Ok(snapshot));
-                }
+            let advanced = self.advance();
+            if self.tracker.has_loaded() || (advanced.is_err() && self.tracker.has_routes()) {
+                let snapshot = Arc::clone(self.tracker.snapshot());
+                push::cut_routes(&snapshot).for_each(|(module, cut)| self.report_cut(module, cut));
+                return Some(Ok(First { routes: snapshot, is_loaded: self.tracker.has_loaded() }));
+            }
+            match advanced {
                 Err(error) if error.is_fatal() => return Some(Err(error)),
-                Err(_) => {}
+                Ok(_) | Err(_) => {}
             }
         }
         None
@@ -316,7 +347,11 @@ impl Poller {
         }
     }
 
-    fn count(&self) {
+    fn count(&mut self) {
+        if self.tracker.has_routes() {
+            self.newest.offer(&mut self.last_saved, &self.tracker, &self.store_name);
+        }
+        self.stats.serves_saved.set((self.tracker.has_routes() && !self.tracker.has_loaded()).into());
         let hold = self.tracker.shrink_hold();
         self.stats.hosts_held.set(hold.map_or(0, |hold| hold.hosts_lost as u64));
         let snapshot = self.tracker.snapshot();
@@ -333,9 +368,10 @@ impl Poller {
         shards: &[ShardHandle<Shard>],
     ) -> Result<(), Stopped> {
         self.log_published(&changed);
+        let is_loaded = self.tracker.has_loaded();
         for shard in shards {
             let snapshot = Arc::clone(&snapshot);
-            shard.submit(move |shard, _| shard.replace(snapshot))?;
+            shard.submit(move |shard, _| shard.replace(snapshot, is_loaded))?;
         }
         for modules in changed.chunks(PUSHES_PER_JOB) {
             let pushes: Arc<[Push]> = modules.iter().map(|&module| self.encode(&snapshot, module)).collect();

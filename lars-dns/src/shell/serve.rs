@@ -28,6 +28,8 @@ const FIRST_ANSWER: Extensions = Extensions { announces: true, ..CONFIRMS };
 /// The state of a shard.
 pub(super) struct Shard {
     snapshot: Arc<Snapshot>,
+    /// The routes were loaded since the start, so that a module that is not in them has no hosts.
+    is_loaded: bool,
     subscriptions: Subscriptions<ConnId>,
     /// The connections that were told which extensions we know.
     announced: AHashSet<ConnId>,
@@ -56,9 +58,10 @@ pub(super) fn handlers() -> Handlers<Shard> {
 
 impl Shard {
     /// Has at most `subscriptions_max` subscriptions.
-    pub(super) fn new(snapshot: Arc<Snapshot>, subscriptions_max: usize) -> Self {
+    pub(super) fn new(snapshot: Arc<Snapshot>, is_loaded: bool, subscriptions_max: usize) -> Self {
         Self {
             snapshot,
+            is_loaded,
             subscriptions: Subscriptions::at_most(subscriptions_max),
             announced: AHashSet::new(),
             tallies: AHashMap::new(),
@@ -79,8 +82,8 @@ impl Shard {
     }
 
     /// From now on answers from `snapshot`. What changed in it is pushed next.
-    pub(super) fn replace(&mut self, snapshot: Arc<Snapshot>) {
-        self.snapshot = snapshot;
+    pub(super) fn replace(&mut self, snapshot: Arc<Snapshot>, is_loaded: bool) {
+        (self.snapshot, self.is_loaded) = (snapshot, is_loaded);
     }
 
     /// Sends each change to the subscribers of its module. `pushes` are of the present snapshot.
@@ -152,6 +155,7 @@ impl Shard {
         extensions: Extensions,
     ) -> Result<(), SendError> {
         self.response.clear();
+        let extensions = Extensions { confirms: extensions.confirms && self.is_loaded, ..extensions };
         let hosts = self.snapshot.hosts(module).iter().copied();
         route::encode_extended(RouteReply::Dns, module, hosts, extensions, &mut self.response);
         net.send(conn, &self.response)

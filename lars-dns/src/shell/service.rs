@@ -1,27 +1,40 @@
 //! [`Dns`]: the service, put together.
 
-use std::{fmt, io, iter::Sum, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    fmt, io,
+    iter::Sum,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use lars_runtime::{
     ListenError, PoolStats, Sample, ShardContext, Shards, ShardsConfig, StartError as ShardsError, TcpServer,
     TcpStats,
     preflight::{self, PreflightError},
 };
-use lars_service::Shutdown;
+use lars_service::{Shutdown, StateWriter};
 use lars_store::StoreError;
 
 use super::{
     poll::{First, Polling},
     serve::{Shard, handlers},
+    state::{self, Newest},
     stats::DnsStats,
 };
 use crate::{
     config::DnsConfig,
-    core::{shrink_guard::Hold, snapshot::Snapshot},
+    core::{saved::SavedRoutes, shrink_guard::Hold, snapshot::Snapshot},
 };
 
 /// How often a start that waits for the store looks whether it still should.
 const START_CHECK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// How long the store may take at the start where there are routes from before it.
+const STORE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long the end waits for the disk.
+const STATE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often a running service looks whether its polling thread is there.
 const POLLING_CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -43,6 +56,9 @@ pub enum StartError {
     /// database.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The thread that writes the state could not be made.
+    #[error("cannot start the thread that writes the state: {0}")]
+    StateThread(#[source] io::Error),
     /// The thread that looks for changes could not be made.
     #[error("cannot start the polling thread: {0}")]
     Thread(#[source] io::Error),
@@ -60,6 +76,7 @@ pub enum StartError {
 /// A running DNS service. Dropping it stops it at once; see [`Dns::stop`].
 pub struct Dns {
     polling: Polling,
+    state: Option<StateWriter>,
     server: TcpServer,
     shards: Shards<Shard>,
 }
@@ -82,11 +99,18 @@ impl Dns {
     pub fn start_unless(config: DnsConfig, shutdown: &Shutdown) -> Result<Option<Self>, StartError> {
         // Said at once, and not only when the store is there.
         preflight::check()?;
-        let (polling, first) =
-            Polling::start(config.store, config.timing, config.shrink).map_err(StartError::Thread)?;
-        let Some(routes) = wait_for(&first, shutdown)? else {
+        let dir = config.state_dir.as_deref();
+        let saved = dir.and_then(|dir| state::read(dir, &state::store_name(&config.store)));
+        let newest = Newest::default();
+        let polling =
+            Polling::start(config.store, config.timing, config.shrink, saved.as_ref(), newest.clone());
+        let (polling, first) = polling.map_err(StartError::Thread)?;
+        let Some((routes, is_loaded)) = wait_for(&first, saved, shutdown)? else {
             return Ok(None);
         };
+        let state =
+            dir.map(|dir| state::start_writer(dir, newest)).transpose().map_err(StartError::StateThread)?;
+        let served = Arc::clone(&routes);
         let subscriptions_max = config.subscriptions_max.div_ceil(config.shards);
         let shards_config = ShardsConfig {
             name: "lars-dns".into(),
@@ -94,11 +118,12 @@ impl Dns {
             tcp_driver: config.tcp_driver,
             ..ShardsConfig::default()
         };
-        let shards =
-            Shards::start(shards_config, move |_| Shard::new(Arc::clone(&routes), subscriptions_max))?;
+        let shards = Shards::start(shards_config, move |_| {
+            Shard::new(Arc::clone(&routes), is_loaded, subscriptions_max)
+        })?;
         let server = TcpServer::start(&shards, config.server, handlers())?;
-        polling.serve(shards.handles().to_vec());
-        Ok(Some(Self { polling, server, shards }))
+        polling.serve((shards.handles().to_vec(), served));
+        Ok(Some(Self { polling, state, server, shards }))
     }
 
     /// Where it listens; with port 0 configured, the port that was free.
@@ -133,7 +158,9 @@ impl Dns {
         let dns = self.stats().samples().map(|sample| ("dns", sample));
         let tcp = tcp.samples().map(|sample| ("tcp", sample));
         let pool = pool.samples().map(|sample| ("pool", sample));
-        dns.into_iter().chain(tcp).chain(pool).collect()
+        let state = self.state.as_ref().map(|state| state.stats().samples());
+        let state = state.into_iter().flatten().map(|sample| ("state", sample));
+        dns.into_iter().chain(tcp).chain(pool).chain(state).collect()
     }
 
     fn of_shards<T: Sum + Send + 'static>(&self, of: fn(&Shard, &ShardContext<Shard>) -> T) -> T {
@@ -152,6 +179,9 @@ impl Dns {
         );
         if !self.polling.wait_for_end(POLLING_END_TIMEOUT) {
             tracing::warn!("a call to the store is still under way; it is left alone");
+        }
+        if let Some(state) = self.state {
+            state.stop(STATE_TIMEOUT);
         }
     }
 }
@@ -179,15 +209,32 @@ pub fn run(config: DnsConfig, shutdown: &Shutdown) -> Result<(), StartError> {
     Ok(())
 }
 
+/// The first routes, and whether they were loaded. Routes from before the start are those if nothing comes for a while.
 fn wait_for(
-    first: &flume::Receiver<First>,
+    first: &flume::Receiver<Result<First, StoreError>>,
+    saved: Option<SavedRoutes>,
     shutdown: &Shutdown,
-) -> Result<Option<Arc<Snapshot>>, StartError> {
+) -> Result<Option<(Arc<Snapshot>, bool)>, StartError> {
+    let begun = Instant::now();
     while !shutdown.is_triggered() {
         match first.recv_timeout(START_CHECK_INTERVAL) {
-            Ok(routes) => return Ok(Some(routes?)),
+            Ok(first) => {
+                let First { routes, is_loaded } = first?;
+                if !is_loaded {
+                    tracing::warn!("the store does not answer: the routes from before the start are served");
+                }
+                return Ok(Some((routes, is_loaded)));
+            }
             Err(flume::RecvTimeoutError::Timeout) => {}
             Err(flume::RecvTimeoutError::Disconnected) => return Err(StartError::PollingPanicked),
+        }
+        if let Some(saved) = &saved
+            && begun.elapsed() >= STORE_TIMEOUT
+        {
+            tracing::warn!(
+                "the store takes too long: the routes from before the start are served until it answers"
+            );
+            return Ok(Some((Arc::new(saved.snapshot.clone()), false)));
         }
     }
     Ok(None)

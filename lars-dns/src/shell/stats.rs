@@ -46,6 +46,8 @@ counters! {
         counter shrinks_timed_out: u64,
         /// Hosts that are served now although they are gone from the table.
         gauge hosts_held: u64,
+        /// 1 while the routes are those from before the start, because nothing was loaded yet.
+        gauge serves_saved: u64,
         /// Rows of the last load that name no host.
         gauge rows_skipped: u64,
         /// Modules with hosts now.

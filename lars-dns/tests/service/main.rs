@@ -8,6 +8,7 @@ mod digests;
 mod hostile;
 mod serving;
 mod shrinking;
+mod state;
 mod store_faults;
 mod subscribers;
 mod turmoil;
