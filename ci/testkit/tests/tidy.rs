@@ -147,6 +147,7 @@ const VALUES_FOR_CORES: &[&str] = &[
     "lars_runtime::counters",
     "lars_store::{RouteAcceptance, RouteChange, RoutePosition}",
     "lars_store::RouteAcceptance",
+    "lars_store::RoutePosition",
     "lars_store::TS_AHEAD_MAX",
     "lars_store::RouteChange",
 ];
