@@ -1,7 +1,12 @@
 //! Where the database is: what the caller says, else the file that `lars up` uses, so that every command
 //! finds the same one with nothing said.
 
-use std::{env, ffi::OsString, fs, io, path::PathBuf};
+use std::{
+    env,
+    ffi::OsString,
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use clap::Args;
 use lars_service::{ConfigError, read_secret};
@@ -97,6 +102,11 @@ impl StoreLocation {
 
     pub(crate) fn url(&self) -> &StoreUrl {
         &self.url
+    }
+
+    /// The data folder, if the database lies in it.
+    pub(crate) fn data_dir(&self) -> Option<&Path> {
+        self.data_dir.as_deref()
     }
 
     /// Creates the data folder where that is Lars's own business.

@@ -50,6 +50,7 @@ fn config(args: &UpArgs) -> Result<StackConfig, Failure> {
         None => Settings::default(),
     };
     listen(&mut settings, args);
+    keep_state(&mut settings, args);
     let mut config = StackConfig::new(settings)?;
     if args.store.store.is_some() || args.store.store_url_file.is_some() {
         config.use_store(store(args)?);
@@ -57,6 +58,15 @@ fn config(args: &UpArgs) -> Result<StackConfig, Failure> {
         config.use_default_store(store(args)?);
     }
     Ok(config)
+}
+
+/// Where the database lies in the data folder, what the services want to know again lies beside it. What is wrong with
+/// the place of the database is said when it is opened.
+fn keep_state(settings: &mut Settings, args: &UpArgs) {
+    let location = StoreLocation::find(&args.store).ok();
+    if let Some(dir) = location.as_ref().and_then(StoreLocation::data_dir) {
+        settings.dns.set_default("state", "dir", dir.display().to_string());
+    }
 }
 
 /// Flags win over the file, the file over our defaults.

@@ -44,6 +44,8 @@ fn a_host_is_added_looked_up_reported_and_shown() {
     let strange = lars.run(&["report", "1", "1", "10.0.0.9:80", "--ok", "--agent-base-port", &port]);
     check_failed(&strange, 4, &["has no host 10.0.0.9:80"]);
     assert_eq!(up.terminate(), 0);
+    let state = lars.default_database().with_file_name("lars-dns.state");
+    assert!(state.exists(), "the routes are kept beside the database");
 }
 
 #[test]
