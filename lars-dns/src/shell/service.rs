@@ -82,7 +82,8 @@ pub struct Dns {
 }
 
 impl Dns {
-    /// Opens the store, loads all routes, then listens. Waits for a store that is away for as long as it is;
+    /// Opens the store, loads all routes, then listens. If the store does not answer and there are routes from before
+    /// the start, these are served; else it is waited for, as long as it is away:
     /// to be able to give up, use [`Dns::start_unless`].
     ///
     /// # Errors
@@ -151,7 +152,7 @@ impl Dns {
         (self.server.stats(), self.of_shards(|_, net| net.pool().stats()))
     }
 
-    /// Every number that is counted, with its part of the service (`dns`, `tcp`, `pool`), name and meaning.
+    /// Every number that is counted, with its part of the service (`dns`, `tcp`, `pool`, `state`), name and meaning.
     #[must_use]
     pub fn samples(&self) -> Vec<(&'static str, Sample)> {
         let (tcp, pool) = self.runtime_stats();
