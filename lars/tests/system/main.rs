@@ -5,6 +5,7 @@
 mod balancing;
 mod edits;
 mod failures;
+mod faults;
 mod ids;
 mod original;
 mod scale;
