@@ -2,12 +2,13 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
 
 use lars_runtime::TcpDriver;
-use lars_service::ConfigError;
+use lars_service::{ConfigError, StateSection};
 use serde::{Deserialize, Serialize};
 
 use crate::core::{
@@ -37,6 +38,8 @@ pub struct AgentConfig {
     pub reporter_servers: Vec<String>,
     /// What moves the bytes of the connections to both.
     pub tcp_driver: TcpDriver,
+    /// Where routes and overloaded hosts are kept for the next start; `None`: nowhere.
+    pub state_dir: Option<PathBuf>,
     /// What each shard's core is built with; `modules_max` is one shard's part.
     pub core: CoreConfig,
 }
@@ -75,6 +78,8 @@ pub struct RawConfig {
     pub reporter: ReporterSection,
     /// `[balance]`
     pub balance: BalanceSection,
+    /// `[state]`
+    pub state: StateSection,
 }
 
 /// `[api]`: where clients find the agent.
@@ -209,6 +214,7 @@ impl RawConfig {
             dns_servers: servers("dns.servers", &self.dns.servers)?,
             reporter_servers: servers("reporter.servers", &self.reporter.servers)?,
             tcp_driver: self.tcp_driver,
+            state_dir: self.state.resolve(),
             core: CoreConfig {
                 table,
                 answer_timeout: millis("dns.answer_timeout_ms", self.dns.answer_timeout_ms)?,

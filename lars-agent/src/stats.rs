@@ -3,6 +3,7 @@
 use std::ops::Add;
 
 use lars_runtime::{PoolStats, Sample, TcpStats, UdpStats, counters};
+use lars_service::StateStats;
 
 counters! {
     /// What comes in by a shard's socket.
@@ -77,6 +78,8 @@ counters! {
         counter doubts_dispelled: u64,
         /// Modules whose empty route is kept back now.
         gauge in_doubt: u64,
+        /// Modules known from before this agent started that lars-dns has not confirmed yet.
+        gauge unconfirmed: u64,
     }
 }
 
@@ -144,6 +147,8 @@ pub struct AgentStats {
     pub reporter_tcp: TcpStats,
     /// The buffers of all shards.
     pub pool: PoolStats,
+    /// The state on disk.
+    pub state: StateStats,
 }
 
 impl AgentStats {
@@ -159,6 +164,7 @@ impl AgentStats {
             .chain(section("dns_tcp", self.dns_tcp.samples().into()))
             .chain(section("reporter_tcp", self.reporter_tcp.samples().into()))
             .chain(section("pool", self.pool.samples().into()))
+            .chain(section("state", self.state.samples().into()))
     }
 }
 

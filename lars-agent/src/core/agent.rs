@@ -16,7 +16,11 @@
 //! Nothing that was accepted is lost: who refuses a message gives it back, who has no room for more is not given more.
 //! The exceptions are requests that reached the wrong shard, which are datagrams, and statistics, which are sent again.
 
-use std::{collections::VecDeque, ops::Add, time::Duration};
+use std::{
+    collections::VecDeque,
+    ops::{Add, ControlFlow},
+    time::Duration,
+};
 
 use lars_proto::{
     Endpoint, ModuleId,
@@ -34,6 +38,7 @@ use super::{
     outbox::Outbox,
     pending::Pending,
     reporter_link::{ReporterLink, ReporterState},
+    saved::{self, SavedModule},
     table::{Interest, Table, TableConfig},
     time::Moment,
 };
@@ -341,6 +346,34 @@ impl AgentCore {
             || self.outbox.is_behind(UPLINKS_SHARD)
             || self.uplinks.as_ref().is_some_and(|uplinks| uplinks.reporter.is_behind());
         FlushState { behind: u64::from(self.reporter.is_up && is_behind), ..self.flush }
+    }
+
+    /// Grows whenever what is to be saved of this shard has changed.
+    #[must_use]
+    pub fn table_version(&self) -> u64 {
+        self.table.version()
+    }
+
+    /// Appends what is to be saved of up to `count` modules, see [`Table::visit_saved`].
+    pub fn save(
+        &self,
+        from: usize,
+        count: usize,
+        now: Moment,
+        frames: &mut Vec<u8>,
+        records: &mut Vec<u8>,
+    ) -> Option<usize> {
+        self.table.visit_saved(from, count, &mut |module, hosts, ejections| {
+            saved::encode_frame(module, hosts, frames);
+            saved::encode_records(module, ejections, now, records);
+        })
+    }
+
+    /// Takes over what an earlier agent knew of modules of this shard. [`ControlFlow::Break`] if there is no more room.
+    pub fn restore(&mut self, modules: &[SavedModule], now: Moment) -> ControlFlow<()> {
+        self.now = now;
+        self.has_output = true;
+        modules.iter().try_for_each(|module| self.table.restore(module, now))
     }
 
     /// What was counted, and what there is.

@@ -21,6 +21,8 @@ pub mod pending;
 
 pub mod table;
 
+pub mod saved;
+
 pub mod balancer;
 
 pub mod statistics;

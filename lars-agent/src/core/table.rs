@@ -34,6 +34,7 @@ use super::{
 use crate::stats::TableStats;
 
 mod doubts;
+mod saved;
 
 use doubts::Doubts;
 
@@ -113,8 +114,10 @@ struct Module {
     /// The last lookup that found no hosts, and its place among the others of that kind.
     missed_at: Moment,
     misses: Links,
-    /// lars-dns has said who serves it, if anybody does.
+    /// lars-dns has said who serves it, if anybody does, if not to this agent then to the one before.
     is_learned: bool,
+    /// It has said so to this agent.
+    is_confirmed: bool,
     queued: Queued,
     /// None while there are no hosts, which keeps modules learned from garbage small.
     balancer: Option<Box<Balancer>>,
@@ -128,6 +131,11 @@ impl Module {
             self.ask_at = now + ASK_AGAIN_INTERVAL;
             interests.push_back(Interest::Want(self.id));
         }
+    }
+
+    /// Differs after the hosts, or the state of one, have changed.
+    fn version(&self) -> Option<u64> {
+        self.balancer.as_ref().map(|balancer| balancer.version())
     }
 
     fn census(&self) -> Census {
@@ -161,6 +169,8 @@ pub struct Table {
     /// What balancers did that people should know of.
     changes: VecDeque<(ModuleId, Change)>,
     schedule: Schedule,
+    /// Grows whenever a route is put into force or a host changes its state.
+    version: u64,
     /// Where the next sweep goes on, as a slab key, and when.
     sweep_from: usize,
     sweep_at: Moment,
@@ -186,6 +196,7 @@ impl Table {
             is_full_news: false,
             changes: VecDeque::new(),
             schedule,
+            version: 0,
             sweep_from: 0,
             sweep_at: Moment::ORIGIN,
             keys_end: 0,
@@ -291,8 +302,9 @@ impl Table {
         self.stats.updates += 1;
         let module = &mut self.modules[key];
         module.ask_at = now + self.config.update_timeout;
-        module.is_learned = true;
-        let before = module.census();
+        self.stats.unconfirmed -= u64::from(module.is_learned && !module.is_confirmed);
+        (module.is_learned, module.is_confirmed) = (true, true);
+        let (before, version) = (module.census(), module.version());
         if route.is_empty() {
             if module.balancer.take().is_some() {
                 module.missed_at = now;
@@ -309,6 +321,7 @@ impl Table {
             self.note(key, effects, now);
         }
         let after = self.modules[key].census();
+        self.version += u64::from(self.modules[key].version() != version);
         self.stats.hosts_idle = self.stats.hosts_idle + after.idle as u64 - before.idle as u64;
         self.stats.hosts_overloaded =
             self.stats.hosts_overloaded + after.overloaded as u64 - before.overloaded as u64;
@@ -433,7 +446,7 @@ impl Table {
         };
         let module = &mut self.modules[key];
         // Where digests find what is not current, only the sweep asks again, for what is in doubt.
-        if !self.has_digests || !module.is_learned {
+        if !self.has_digests || !module.is_confirmed {
             module.ask(&mut self.interests, &self.config, now);
         }
         if module.balancer.is_none() {
@@ -455,6 +468,7 @@ impl Table {
             missed_at: now,
             misses: Links::NONE,
             is_learned: false,
+            is_confirmed: false,
             queued: Queued::default(),
             balancer: None,
         };
@@ -481,6 +495,7 @@ impl Table {
 
     /// Counts what the balancer brought about, and sees to it that the reporter learns of it.
     fn note(&mut self, key: usize, effects: Effects, now: Moment) {
+        self.version += effects.changes.len() as u64;
         self.stats.probes += u64::from(effects.probed);
         self.stats.ejections_spared += u64::from(effects.spared);
         let module = &mut self.modules[key];
@@ -519,9 +534,9 @@ impl Table {
         if let Some(balancer) = &mut module.balancer {
             let mut effects = Effects::default();
             balancer.sweep(now, &mut effects);
-            let is_in_doubt = self.doubts.has(module.id);
+            let is_wanted = !module.is_confirmed || self.doubts.has(module.id);
             self.note(key, effects, now);
-            if is_in_doubt {
+            if is_wanted {
                 self.modules[key].ask(&mut self.interests, &self.config, now);
             }
         } else if now.is_due(module.missed_at + FORGET_AFTER, FORGET_AFTER) {
@@ -537,6 +552,7 @@ impl Table {
             return false;
         }
         self.by_id.remove(&module.id);
+        self.version += 1;
         self.interests.push_back(Interest::Forget(module.id));
         self.misses.remove(&mut self.modules, key as u32);
         self.modules.remove(key);
@@ -557,6 +573,8 @@ impl Table {
         let in_doubt = self.modules.iter().filter(|(_, module)| in_doubt(module)).count();
         assert_eq!(in_doubt, self.doubts.len(), "only who has hosts is in doubt");
         assert_eq!(self.stats.modules, self.modules.len() as u64, "modules are counted");
+        let unconfirmed = self.modules.iter().filter(|(_, module)| module.is_learned && !module.is_confirmed);
+        assert_eq!(self.stats.unconfirmed, unconfirmed.count() as u64, "unconfirmed modules are counted");
         let census = self.modules.iter().map(|(_, module)| module.census());
         let (idle, overloaded) =
             census.fold((0, 0), |sum, one| (sum.0 + one.idle as u64, sum.1 + one.overloaded as u64));

@@ -11,9 +11,9 @@ use lars_runtime::{
     Linger, ListenError, Mailboxes, ShardHandle, Shards, ShardsConfig, StartError as ShardsError, TcpClient,
     TcpClientConfig, UdpConfig, UdpServer, UdpSockets,
 };
-use lars_service::Shutdown;
+use lars_service::{Shutdown, StatePace, StateWriter};
 
-use super::{shard::AgentShard, uplinks};
+use super::{shard::AgentShard, state, uplinks};
 use crate::{
     config::{AgentConfig, ApiConfig},
     core::agent::{AgentCore, CoreConfig, FlushState, Message, UPLINKS_SHARD},
@@ -46,6 +46,9 @@ pub enum StartError {
     /// There are no free ports in a row.
     #[error("no {shards} consecutive ports of {ip} are free")]
     NoPorts { ip: Ipv4Addr, shards: usize },
+    /// The system refuses a thread.
+    #[error("cannot start the thread that writes the state: {0}")]
+    Thread(io::Error),
     /// Not even one port can be had.
     #[error("cannot bind a socket to {ip}: {source}")]
     Bind { ip: Ipv4Addr, source: io::Error },
@@ -57,6 +60,8 @@ pub struct Agent {
     udp: UdpServer,
     dns: TcpClient,
     reporter: TcpClient,
+    /// If there is a folder for its state.
+    state: Option<StateWriter>,
     shards: Shards<AgentShard>,
 }
 
@@ -71,6 +76,10 @@ impl Agent {
         let sockets = bind(&config.api)?;
         let addrs = sockets.local_addrs();
         let shards = start_shards(&config, &sockets)?;
+        let file = config.state_dir.as_deref().map(state::file);
+        if let Some(file) = &file {
+            state::restore(file, &shards);
+        }
         let udp_config =
             UdpConfig { spin: config.api.spin, linger: Some(Linger::default()), ..UdpConfig::default() };
         let udp = UdpServer::start(&shards, sockets, udp_config, AgentShard::on_datagram);
@@ -81,7 +90,9 @@ impl Agent {
             TcpClientConfig::new(config.reporter_servers),
             uplinks::reporter(),
         );
-        Ok(Self { addrs, udp, dns, reporter, shards })
+        let write = |file| StateWriter::start(file, StatePace::default(), state::Source::new(&shards));
+        let state = file.map(write).transpose().map_err(StartError::Thread)?;
+        Ok(Self { addrs, udp, dns, reporter, state, shards })
     }
 
     /// Where it listens, one address per shard.
@@ -106,6 +117,7 @@ impl Agent {
             udp: self.udp.stats(),
             dns_tcp: self.dns.stats(),
             reporter_tcp: self.reporter.stats(),
+            state: self.state.as_ref().map(StateWriter::stats).unwrap_or_default(),
             pool: shards.into_iter().map(|(_, pool)| pool).sum(),
         }
     }
@@ -115,6 +127,9 @@ impl Agent {
         let deadline = Instant::now() + FLUSH_DEADLINE;
         while !self.flush() && Instant::now() < deadline {
             thread::sleep(FLUSH_PAUSE);
+        }
+        if let Some(state) = self.state {
+            state.stop(state::STOP_TIMEOUT);
         }
         let report = self.shards.drain(DRAIN_DEADLINE);
         tracing::info!(
@@ -147,7 +162,10 @@ pub fn run(config: AgentConfig, shutdown: &Shutdown) -> Result<(), StartError> {
 }
 
 fn start_shards(config: &AgentConfig, sockets: &UdpSockets) -> Result<Shards<AgentShard>, ShardsError> {
-    let (started, count, senders) = (Instant::now(), config.api.shards, sockets.senders());
+    // Hosts that were overloaded before this agent started were so for less than this.
+    let before = config.core.table.balancer.health.overload_timeout;
+    let started = Instant::now().checked_sub(before).unwrap_or_else(Instant::now);
+    let (count, senders) = (config.api.shards, sockets.senders());
     let mailboxes = Mailboxes::<Message>::new(count, MESSAGES_MAX);
     let core_config = CoreConfig { digest_spread: fastrand::u32(..), ..config.core.clone() };
     let (caller_ip, boxes) = (config.caller_ip, mailboxes.clone());

@@ -6,6 +6,7 @@
 //! * [`agent`]: all of it started and stopped.
 
 mod shard;
+mod state;
 
 mod uplinks;
 

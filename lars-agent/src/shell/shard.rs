@@ -2,6 +2,7 @@
 
 use std::{
     net::Ipv4Addr,
+    ops::ControlFlow,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -23,6 +24,7 @@ use crate::{
         balancer::Outcome,
         digest::Question,
         dns_link::DnsMessage,
+        saved::{SavedModule, SavedPart},
         table::Answer,
         time::Moment,
     },
@@ -128,6 +130,34 @@ impl AgentShard {
     pub(super) fn flush(&mut self, net: &mut ShardContext<Self>) -> FlushState {
         let _ = self.handle(net, Input::FlushNow);
         self.core.flush_state()
+    }
+
+    pub(super) fn table_version(&self) -> u64 {
+        self.core.table_version()
+    }
+
+    /// What is to be saved of up to `count` modules from place `from` on, and where to go on.
+    pub(super) fn save(
+        &self,
+        net: &ShardContext<Self>,
+        from: usize,
+        count: usize,
+    ) -> (SavedPart, Option<usize>) {
+        let (mut frames, mut records) = (Vec::new(), Vec::new());
+        let next = self.core.save(from, count, self.moment(net), &mut frames, &mut records);
+        ((frames, records), next)
+    }
+
+    /// Takes over what an earlier agent knew of modules of this shard.
+    pub(super) fn restore(
+        &mut self,
+        net: &mut ShardContext<Self>,
+        modules: &[SavedModule],
+    ) -> ControlFlow<()> {
+        let now = self.moment(net);
+        let taken = self.core.restore(modules, now);
+        self.deliver(net);
+        taken
     }
 
     pub(super) fn stats(&self) -> CoreStats {

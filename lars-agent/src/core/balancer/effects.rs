@@ -44,6 +44,16 @@ pub enum EjectionRule {
     WindowErrorRate = 3,
 }
 
+impl EjectionRule {
+    /// The rule that a byte names.
+    #[must_use]
+    pub fn from_byte(byte: u8) -> Option<Self> {
+        [Self::ErrorRate, Self::ErrorsInARow, Self::WindowErrorRate]
+            .into_iter()
+            .find(|rule| *rule as u8 == byte)
+    }
+}
+
 /// Why a host is idle again. The numbers go on where those of [`EjectionRule`] end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]

@@ -276,6 +276,13 @@ impl HostSet {
         is_dirty
     }
 
+    /// Puts an idle host that nobody has called yet into the state of one that was ejected at `since`. To be called with
+    /// those ejected first before the others.
+    pub(super) fn eject_since(&mut self, key: u32, rule: EjectionRule, since: Moment) {
+        self.open_window(key, Some(rule));
+        self.hosts[key as usize].window_start = since.min(self.clock);
+    }
+
     fn mark_dirty(&mut self, key: u32) {
         let host = &mut self.hosts[key as usize];
         self.dirty_len += usize::from(!host.dirty);

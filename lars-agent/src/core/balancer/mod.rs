@@ -162,6 +162,20 @@ impl Balancer {
         self.check_invariants();
     }
 
+    /// Has hosts overloaded that were so before this agent started, those ejected first before the others. Hosts that
+    /// the module does not have are skipped; the cap on ejections does not matter, as it did when they were ejected.
+    pub fn restore(&mut self, ejections: &[Ejection], now: Moment, effects: &mut Effects) {
+        self.hosts.observe(now);
+        for &Ejection { host, rule, since } in ejections {
+            if let Some(key) = self.hosts.find(host) {
+                self.hosts.eject_since(key, rule, since);
+                effects.dirty = true;
+            }
+        }
+        self.look_for_panic(effects);
+        self.check_invariants();
+    }
+
     /// Does what is due by time alone; to be called about once a second.
     pub fn sweep(&mut self, now: Moment, effects: &mut Effects) {
         self.close_windows(now, effects);
