@@ -65,7 +65,9 @@ fn config(args: &UpArgs) -> Result<StackConfig, Failure> {
 fn keep_state(settings: &mut Settings, args: &UpArgs) {
     let location = StoreLocation::find(&args.store).ok();
     if let Some(dir) = location.as_ref().and_then(StoreLocation::data_dir) {
-        settings.dns.set_default("state", "dir", dir.display().to_string());
+        for service in [&mut settings.dns, &mut settings.agent] {
+            service.set_default("state", "dir", dir.display().to_string());
+        }
     }
 }
 

@@ -120,6 +120,24 @@ fn agent_is_killed_and_restarted() {
 }
 
 #[test]
+fn an_agent_that_was_killed_answers_without_lars_dns() {
+    let world = World::new(Sql::Sqlite);
+    world.add(MODULE, &[host(0, 1)]);
+    let mut services = world.start_all();
+    world.await_route(MODULE, &[host(0, 1)]);
+    eventually("the state is on disk", || world.state_dir().join("lars-agent.state").exists());
+    services[0].kill9();
+    services[2].kill9();
+    services[2].restart();
+    world.await_agent();
+    let impatient = client(world.agent_port, Duration::from_secs(1));
+    assert_eq!(impatient.get_host(MODULE).expect("an answer").addr, host(0, 1));
+    services[0].restart();
+    world.add(MODULE, &[host(0, 2)]);
+    world.await_route(MODULE, &[host(0, 1), host(0, 2)]);
+}
+
+#[test]
 fn mariadb_is_killed_and_restarted_under_both_services() {
     let mut world = World::new(Sql::MariaDb);
     world.add(MODULE, &[host(0, 1)]);

@@ -174,6 +174,7 @@ fn whatever_is_killed_no_lookup_fails_no_edit_is_lost_and_statistics_converge() 
     let mut world = World::new(Sql::MariaDb);
     let mut running = Running { services: world.start_all(), killed: [0; 4], windows: Vec::new() };
     add_modules(&world);
+    eventually("the state is on disk", || world.state_dir().join("lars-agent.state").exists());
     let (epoch, seen) = (AgentEpoch::default(), Seen::default());
     let edited = module(MODULES);
     let mut hosts = Vec::new();
@@ -233,7 +234,8 @@ fn kill_and_heal(
         }
     }
     if let Some(killed_at) = agent_killed {
-        // It may have to wait for lars-dns, which was killed, too. A datagram to no agent is lost: ask again soon.
+        // It knows from its disk what it needs, also where lars-dns was killed, too. A datagram to no agent is lost: ask
+        // again soon.
         let impatient = client(world.agent_port, Duration::from_millis(100));
         for number in 0..MODULES {
             eventually("the restarted agent answers", || impatient.get_host(module(number)).is_ok());

@@ -87,7 +87,7 @@ pub(crate) fn client(base_port: u16, timeout: Duration) -> Client {
 
 /// A store, the addresses of services that may or may not run, and a client.
 pub(crate) struct World {
-    _dir: TempDir,
+    dir: TempDir,
     /// A server of its own, so that a test may kill it.
     pub(crate) mariadb: Option<(MariaDb, String)>,
     pub(crate) store_url: String,
@@ -112,7 +112,7 @@ impl World {
         };
         let agent_port = reserved_ports(3);
         Self {
-            _dir: dir,
+            dir,
             mariadb,
             store_url,
             dns_addrs: (0..dns_servers).map(|_| reserved_addr()).collect(),
@@ -166,9 +166,15 @@ impl World {
             // Windows that do not end within a test, so that every call stays counted.
             ("balance-idle-timeout-ms", "3600000".to_owned()),
             ("balance-overload-timeout-ms", "3600000".to_owned()),
+            ("state-dir", self.state_dir().display().to_string()),
         ];
         let own = own.iter().map(|(key, value)| (*key, value.as_str()));
         self.service("agent", &own.chain(more.iter().copied()).collect::<Vec<_>>())
+    }
+
+    /// Where the agent's state is.
+    pub(crate) fn state_dir(&self) -> PathBuf {
+        self.dir.path().join("agent")
     }
 
     fn service(&self, name: &str, keys: &[(&str, &str)]) -> Service {
