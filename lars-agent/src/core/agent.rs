@@ -363,7 +363,7 @@ impl AgentCore {
         frames: &mut Vec<u8>,
         records: &mut Vec<u8>,
     ) -> Option<usize> {
-        self.table.visit_saved(from, count, &mut |module, hosts, ejections| {
+        self.table.visit_saved(from, count, |module, hosts, ejections| {
             saved::encode_frame(module, hosts, frames);
             saved::encode_records(module, ejections, now, records);
         })

@@ -50,12 +50,8 @@ pub struct SavedEjection {
 pub type SavedPart = (Vec<u8>, Vec<u8>);
 
 /// Appends the frame of a module.
-pub fn encode_frame(
-    module: ModuleId,
-    hosts: &mut dyn ExactSizeIterator<Item = HostAddr>,
-    frames: &mut Vec<u8>,
-) {
-    route::encode(RouteReply::Dns, module, hosts, frames);
+pub fn encode_frame(module: ModuleId, hosts: &[HostAddr], frames: &mut Vec<u8>) {
+    route::encode(RouteReply::Dns, module, hosts.iter().copied(), frames);
 }
 
 /// Appends the records of a module's overloaded hosts.
@@ -150,7 +146,7 @@ mod tests {
 
     fn body() -> Vec<u8> {
         let (mut frames, mut records) = (Vec::new(), Vec::new());
-        encode_frame(MODULE, &mut [host(1), host(65_535)].into_iter(), &mut frames);
+        encode_frame(MODULE, &[host(1), host(65_535)], &mut frames);
         let now = Moment::since_origin(Duration::from_secs(60));
         let since = Moment::since_origin(Duration::from_secs(58));
         let ejection = Ejection { host: host(65_535), rule: EjectionRule::ErrorsInARow, since };

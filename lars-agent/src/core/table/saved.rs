@@ -21,7 +21,7 @@ impl Table {
         &self,
         from: usize,
         count: usize,
-        visit: &mut dyn FnMut(ModuleId, &mut dyn ExactSizeIterator<Item = HostAddr>, &[Ejection]),
+        mut visit: impl FnMut(ModuleId, &[HostAddr], &[Ejection]),
     ) -> Option<usize> {
         let end = self.keys_end.min(from.saturating_add(count));
         for key in from..end {
@@ -29,7 +29,7 @@ impl Table {
             if let Some(balancer) = &module.balancer {
                 let hosts: Vec<_> = balancer.hosts().map(|status| status.host).collect();
                 let ejections: Vec<_> = balancer.ejections().collect();
-                visit(module.id, &mut hosts.into_iter(), &ejections);
+                visit(module.id, &hosts, &ejections);
             }
         }
         (end < self.keys_end).then_some(end)
@@ -125,7 +125,7 @@ mod tests {
     fn pass_on(table: &Table, now: Moment, later: Duration) -> Vec<SavedModule> {
         let (mut frames, mut records, mut from) = (Vec::new(), Vec::new(), Some(0));
         while let Some(place) = from {
-            from = table.visit_saved(place, 3, &mut |id, hosts, ejections| {
+            from = table.visit_saved(place, 3, |id, hosts, ejections| {
                 encode_frame(id, hosts, &mut frames);
                 encode_records(id, ejections, now, &mut records);
             });
