@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, hint::black_box};
 
 use criterion::{BatchSize, Criterion, Throughput};
 use fastrand::Rng;
+use lars_benches::scale::cores;
 use lars_dns::core::{
     push::Push,
     snapshot::{Snapshot, SnapshotBuilder},
@@ -81,7 +82,8 @@ pub(super) fn change(c: &mut Criterion) {
         let changes = changes(count);
         group.throughput(Throughput::Elements(u64::from(count)));
         group.bench_function(format!("{count} changed module(s)"), |b| {
-            let snapshot = snapshot.get_or_insert_with(|| built(&rows(), &Snapshot::default()));
+            let snapshot =
+                snapshot.get_or_insert_with(|| cores::snapshot(MODULES as usize, HOSTS_PER_MODULE as usize));
             b.iter_batched(|| changes.clone(), |changes| snapshot.apply(changes), BatchSize::SmallInput);
         });
     }

@@ -2,7 +2,6 @@
 //! [`Conversation`]; over TCP, where replies come in order, it is made of a [`Dialogue`].
 
 use std::{
-    collections::VecDeque,
     io, mem,
     net::SocketAddr,
     time::{Duration, Instant},
@@ -75,8 +74,7 @@ pub(super) fn run<C: Conversation>(
     for (socket, (_, conversation)) in conversations.iter().enumerate() {
         conversation.datagram_len().into_iter().for_each(|len| ring.cut_at(socket, len));
     }
-    let going_on = Queue::for_sockets(conversations.len());
-    let mut driver = Driver { run: Run::start(plan), ring, conversations, going_on };
+    let mut driver = Driver { run: Run::start(plan), ring, conversations, going_on: Vec::new() };
     driver.run()?;
     if !C::IS_ANSWERED {
         driver.hang_up(plan.timeout())?;
@@ -89,8 +87,8 @@ struct Driver<C> {
     run: Run,
     ring: Ring,
     conversations: Vec<(SocketAddr, C)>,
-    /// Sockets on which requests ended in this turn, and that have sent nothing since.
-    going_on: Queue,
+    /// Sockets on which requests ended in this turn, in that order; one may be there again.
+    going_on: Vec<usize>,
 }
 
 impl<C: Conversation> Driver<C> {
@@ -109,9 +107,10 @@ impl<C: Conversation> Driver<C> {
             self.ring.turn(self.run.wait(self.in_flight().min(streams)))?;
             self.run.tick();
             self.take_events()?;
-            while let Some(socket) = self.going_on.take() {
-                self.begin(socket)?;
-            }
+            let mut going_on = mem::take(&mut self.going_on);
+            going_on.dedup();
+            going_on.drain(..).try_for_each(|socket| self.begin(socket))?;
+            self.going_on = going_on;
             let is_done = |conversation: &C| conversation.in_flight() == 0 && !conversation.has_room();
             if self.conversations.iter().all(|(_, conversation)| is_done(conversation)) {
                 self.run.end_now();
@@ -142,7 +141,7 @@ impl<C: Conversation> Driver<C> {
                 Event::Received(socket) => self.receive(socket)?,
                 Event::Sent(socket) if !C::IS_ANSWERED => {
                     self.conversations[socket].1.sent(&mut self.run);
-                    self.going_on.add(socket);
+                    self.going_on.push(socket);
                 }
                 Event::Sent(_) => {}
                 Event::HungUp(socket) => return Err(self.failed(socket, "hung up")),
@@ -158,7 +157,7 @@ impl<C: Conversation> Driver<C> {
         let server = *server;
         let follow_up = conversation.receive(self.ring.received(), &mut self.run);
         match follow_up.map_err(|problem| LoadError::Server { server, problem })? {
-            None => self.going_on.add(socket),
+            None => self.going_on.push(socket),
             Some(report) => {
                 self.run.counts.reports += 1;
                 self.ring.push(socket, report).map_err(|error| broken(server, error))?;
@@ -199,30 +198,6 @@ impl<C: Conversation> Driver<C> {
 fn broken(server: SocketAddr, error: io::Error) -> LoadError {
     let hung_up = [io::ErrorKind::ConnectionReset, io::ErrorKind::BrokenPipe].contains(&error.kind());
     if hung_up { LoadError::Server { server, problem: "hung up" } } else { LoadError::at(server, error) }
-}
-
-/// Sockets in the order in which they came, each once.
-struct Queue {
-    order: VecDeque<usize>,
-    is_in: Vec<bool>,
-}
-
-impl Queue {
-    fn for_sockets(count: usize) -> Self {
-        Self { order: VecDeque::with_capacity(count), is_in: vec![false; count] }
-    }
-
-    fn add(&mut self, socket: usize) {
-        if !mem::replace(&mut self.is_in[socket], true) {
-            self.order.push_back(socket);
-        }
-    }
-
-    fn take(&mut self) -> Option<usize> {
-        let socket = self.order.pop_front()?;
-        self.is_in[socket] = false;
-        Some(socket)
-    }
 }
 
 /// What one connection asks, and what it expects.
@@ -277,19 +252,5 @@ impl<D: Dialogue> Conversation for Connection<D> {
         problem.map_or(Ok(()), Err)?;
         let enough = self.in_flight.finish(answers, |since, count| run.finish(since, count));
         if enough { Ok(None) } else { Err("sent more replies than it was asked for") }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_is_there_once_and_may_come_again() {
-        let mut queue = Queue::for_sockets(3);
-        [2, 0, 2, 0].into_iter().for_each(|socket| queue.add(socket));
-        assert_eq!((queue.take(), queue.take(), queue.take()), (Some(2), Some(0), None));
-        queue.add(2);
-        assert_eq!((queue.take(), queue.take()), (Some(2), None));
     }
 }
