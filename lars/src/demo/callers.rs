@@ -43,7 +43,7 @@ pub(crate) struct Call {
 /// A call, or why there was no host to call.
 type Event = Result<Call, String>;
 
-/// Threads that ask for a host, call it and report. They stop when this is dropped.
+/// Threads that ask for a host, call it and report, until nobody hears them any more.
 pub(crate) struct Callers {
     stopping: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
@@ -81,12 +81,6 @@ impl Callers {
     pub(crate) fn stop(&mut self) {
         self.stopping.store(true, Ordering::Relaxed);
         self.threads.drain(..).for_each(|thread| _ = thread.join());
-    }
-}
-
-impl Drop for Callers {
-    fn drop(&mut self) {
-        self.stop();
     }
 }
 
