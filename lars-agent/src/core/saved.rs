@@ -9,7 +9,11 @@
 //! Numbers are little-endian. The whole lies in a [`StateFile`](lars_service::StateFile), which finds out whether it is
 //! what was written.
 
-use std::{collections::HashMap, net::Ipv4Addr, time::Duration};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    net::Ipv4Addr,
+    time::Duration,
+};
 
 use lars_proto::{
     Endpoint, HostAddr, ModuleId, frame,
@@ -80,7 +84,8 @@ pub fn join(parts: &[SavedPart]) -> Vec<u8> {
     body
 }
 
-/// The modules of a body that was written `age` ago.
+/// The modules of a body that was written `age` ago. One that was forgotten and learned again while it was collected
+/// may be in it twice: what was collected later counts.
 ///
 /// # Errors
 /// If it is none; in words.
@@ -97,10 +102,13 @@ pub fn decode(body: &[u8], age: Duration) -> Result<Vec<SavedModule>, String> {
         }
         let end = range.end;
         let saved = decode_route(&frames[range])?;
-        if by_id.insert(saved.module, modules.len()).is_some() {
-            return Err(format!("it has {} twice", saved.module));
+        match by_id.entry(saved.module) {
+            Entry::Occupied(at) => modules[*at.get()] = saved,
+            Entry::Vacant(place) => {
+                place.insert(modules.len());
+                modules.push(saved);
+            }
         }
-        modules.push(saved);
         frames = &frames[end..];
     }
     let records = records.chunks(RECORD_LEN);
@@ -108,7 +116,11 @@ pub fn decode(body: &[u8], age: Duration) -> Result<Vec<SavedModule>, String> {
         let record = record.try_into().map_err(|_| "its last host is cut off")?;
         let (module, ejection) = decode_record(record, age)?;
         let at = by_id.get(&module).ok_or_else(|| format!("it has no route of {module}"))?;
-        modules[*at].ejections.push(ejection);
+        let ejections = &mut modules[*at].ejections;
+        match ejections.iter_mut().find(|before| before.host == ejection.host) {
+            Some(before) => *before = ejection,
+            None => ejections.push(ejection),
+        }
     }
     Ok(modules)
 }
@@ -191,7 +203,83 @@ mod tests {
         check(&wrong, "it has no route of");
     }
 
+    #[test]
+    fn of_a_module_that_was_collected_twice_the_later_one_counts() {
+        let now = Moment::since_origin(Duration::from_secs(60));
+        let part = |ports: &[u16], age_s: u64| {
+            let (mut frames, mut records) = (Vec::new(), Vec::new());
+            let hosts: Vec<_> = ports.iter().map(|port| host(*port)).collect();
+            encode_frame(MODULE, &hosts, &mut frames);
+            let since = Moment::since_origin(Duration::from_secs(60 - age_s));
+            let ejection = Ejection { host: host(1), rule: EjectionRule::ErrorRate, since };
+            encode_records(MODULE, &[ejection], now, &mut records);
+            (frames, records)
+        };
+        let (rule, age) = (EjectionRule::ErrorRate, Duration::from_secs(2));
+        let ejections = vec![SavedEjection { host: host(1), rule, age }];
+        let route = vec![host(1).into(), host(3).into()];
+        let expected = SavedModule { module: MODULE, route, ejections };
+        assert_eq!(decode(&join(&[part(&[1, 2], 9), part(&[1, 3], 2)]), Duration::ZERO), Ok(vec![expected]));
+    }
+
+    const RULES: [EjectionRule; 3] =
+        [EjectionRule::ErrorRate, EjectionRule::ErrorsInARow, EjectionRule::WindowErrorRate];
+
+    /// Modules of one shard, each with hosts of which some are overloaded.
+    fn any_modules() -> impl Strategy<Value = Vec<SavedModule>> {
+        let hosts = prop::collection::btree_map(
+            (any::<u32>(), 1..=u16::MAX),
+            (any::<bool>(), 0..3_usize, 0..60_u64),
+            1..8,
+        );
+        prop::collection::btree_map(any::<(i32, i32)>(), hosts, 0..8).prop_map(|modules| {
+            let saved = modules.into_iter().map(|((modid, cmdid), hosts)| {
+                let addr = |(ip, port)| HostAddr::v4(Ipv4Addr::from_bits(ip), port);
+                let route = hosts.keys().map(|key| addr(*key).into()).collect();
+                let overloaded = hosts.iter().filter(|(_, (is_overloaded, ..))| *is_overloaded);
+                let ejection = |(key, (_, rule, age_s)): (&_, &(_, usize, u64))| SavedEjection {
+                    host: addr(*key),
+                    rule: RULES[*rule],
+                    age: Duration::from_secs(*age_s),
+                };
+                SavedModule {
+                    module: ModuleId::new(modid, cmdid),
+                    route,
+                    ejections: overloaded.map(ejection).collect(),
+                }
+            });
+            saved.collect()
+        })
+    }
+
+    fn part(modules: &[SavedModule]) -> SavedPart {
+        let (now, mut frames, mut records) = (Duration::from_secs(60), Vec::new(), Vec::new());
+        for saved in modules {
+            let hosts: Vec<_> = saved.route.iter().map(|endpoint| endpoint.addr).collect();
+            let ejections = saved.ejections.iter().map(|ejection| Ejection {
+                host: ejection.host,
+                rule: ejection.rule,
+                since: Moment::since_origin(now - ejection.age),
+            });
+            encode_frame(saved.module, &hosts, &mut frames);
+            let ejections: Vec<_> = ejections.collect();
+            encode_records(saved.module, &ejections, Moment::since_origin(now), &mut records);
+        }
+        (frames, records)
+    }
+
     proptest! {
+        #[test]
+        fn whatever_is_written_is_read(modules in any_modules(), later_s in 0..60_u64, cut: prop::sample::Index) {
+            let later = Duration::from_secs(later_s);
+            let (one, other) = modules.split_at(cut.index(modules.len() + 1));
+            let read = decode(&join(&[part(one), part(other)]), later);
+            let mut expected = modules;
+            let ejections = expected.iter_mut().flat_map(|saved| &mut saved.ejections);
+            ejections.for_each(|ejection| ejection.age += later);
+            prop_assert_eq!(read, Ok(expected));
+        }
+
         #[test]
         fn any_bytes_are_read_without_panic(bytes: Vec<u8>, flip: prop::sample::Index, with: u8) {
             let _ = decode(&bytes, Duration::ZERO);
