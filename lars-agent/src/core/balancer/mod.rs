@@ -167,7 +167,9 @@ impl Balancer {
     pub fn restore(&mut self, ejections: &[Ejection], now: Moment, effects: &mut Effects) {
         self.hosts.observe(now);
         for &Ejection { host, rule, since } in ejections {
-            if let Some(key) = self.hosts.find(host) {
+            let found = self.hosts.find(host);
+            // Ejected once, whatever is listed twice.
+            if let Some(key) = found.filter(|&key| self.hosts.host(key).state() == State::Idle) {
                 self.hosts.eject_since(key, rule, since);
                 effects.dirty = true;
             }

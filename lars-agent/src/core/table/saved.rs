@@ -7,6 +7,9 @@ use lars_proto::{HostAddr, ModuleId};
 use super::{Balancer, Effects, Table};
 use crate::core::{balancer::Ejection, saved::SavedModule, time::Moment};
 
+/// A visit ends with the module that makes it so many hosts.
+const HOSTS_PER_VISIT: usize = 4_096;
+
 impl Table {
     /// Grows whenever [`Table::visit_saved`] would say something else, but for the passing of time.
     #[must_use]
@@ -15,7 +18,7 @@ impl Table {
     }
 
     /// Visits up to `count` places for modules, from place `from` on, and shows each module with hosts and its overloaded
-    /// hosts. Returns the place at which to go on; `None` at the end. A module that comes or goes meanwhile is shown or is
+    /// hosts; fewer places where that are so many hosts that it would take long. Returns the place at which to go on; `None` at the end. A module that comes or goes meanwhile is shown or is
     /// not, all others once.
     pub fn visit_saved(
         &self,
@@ -23,16 +26,20 @@ impl Table {
         count: usize,
         mut visit: impl FnMut(ModuleId, &[HostAddr], &[Ejection]),
     ) -> Option<usize> {
-        let end = self.keys_end.min(from.saturating_add(count));
-        for key in from..end {
-            let Some(module) = self.modules.get(key) else { continue };
-            if let Some(balancer) = &module.balancer {
+        let (end, mut next, mut shown) = (self.keys_end.min(from.saturating_add(count)), from, 0);
+        while next < end && shown < HOSTS_PER_VISIT {
+            let module = self.modules.get(next);
+            if let Some((module, balancer)) =
+                module.and_then(|module| Some((module, module.balancer.as_ref()?)))
+            {
                 let hosts: Vec<_> = balancer.hosts().map(|status| status.host).collect();
                 let ejections: Vec<_> = balancer.ejections().collect();
                 visit(module.id, &hosts, &ejections);
+                shown += hosts.len();
             }
+            next += 1;
         }
-        (end < self.keys_end).then_some(end)
+        (next < self.keys_end).then_some(next)
     }
 
     /// Takes over what the agent before knew of modules, unless this one knows better: it is answered at once, and counts
@@ -252,5 +259,18 @@ mod tests {
         let mut table = table();
         assert!(table.restore(&saved, start()).is_continue());
         assert_eq!(table.stats().hosts_overloaded, 0, "its time is over");
+    }
+
+    #[test]
+    fn a_visit_ends_early_where_modules_have_very_many_hosts() {
+        let mut table = table();
+        let ids = [1, 2, 3].map(module);
+        ids.iter().for_each(|&id| learn(&mut table, id, 1..3_000, start()));
+        let (mut visits, mut seen, mut from) = (0, Vec::new(), Some(0));
+        while let Some(place) = from {
+            from = table.visit_saved(place, usize::MAX, |id, _, _| seen.push(id));
+            visits += 1;
+        }
+        assert_eq!((visits, &seen[..]), (2, &ids[..]));
     }
 }
