@@ -17,6 +17,7 @@ mod digest;
 mod pool;
 mod reporter;
 mod routes;
+mod state;
 mod subscriptions;
 
 fn host(n: u32) -> HostAddr {
@@ -51,6 +52,6 @@ criterion_group!(
     config = settings();
     targets = codec::frames, codec::messages, codec::lookups, codec::routes, balancer::picks, balancer::calls, balancer::tables,
         routes::build, routes::compare, routes::change, routes::encode, subscriptions::publish, digest::hash, digest::answer, digest::ask, pool::take,
-        pool::append, reporter::rows, reporter::coalesce, client::questions, client::answers
+        pool::append, reporter::rows, reporter::coalesce, state::write, state::read, client::questions, client::answers
 );
 criterion_main!(cores);
