@@ -18,8 +18,9 @@ impl Table {
     }
 
     /// Visits up to `count` places for modules, from place `from` on, and shows each module with hosts and its overloaded
-    /// hosts; fewer places where that are so many hosts that it would take long. Returns the place at which to go on; `None` at the end. A module that comes or goes meanwhile is shown or is
-    /// not, all others once.
+    /// hosts; fewer places where those have so many hosts that it would take long. Returns the place at which to go on;
+    /// `None` at the end. Over several visits a module that comes or goes meanwhile is shown or is not, one that goes and
+    /// comes back perhaps twice, and every other one once.
     pub fn visit_saved(
         &self,
         from: usize,
