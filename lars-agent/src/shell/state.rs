@@ -59,7 +59,10 @@ pub(super) fn restore(file: &StateFile, shards: &Shards<AgentShard>) {
                 shard.restore(net, &part[from..end])
             });
             if taken != Ok(ControlFlow::Continue(())) {
-                tracing::warn!("not all modules of before find room (api.modules_max)");
+                tracing::warn!(
+                    shard = shard.index(),
+                    "more modules were saved than there is room for (api.modules_max); the others are learned anew"
+                );
                 break;
             }
         }

@@ -77,14 +77,11 @@ impl Table {
     fn ejections_left(&self, saved: &SavedModule, now: Moment) -> Vec<Ejection> {
         let timeout = self.config.balancer.health.overload_timeout;
         let left = saved.ejections.iter().filter(|ejection| ejection.age < timeout);
-        let mut left: Vec<_> = left.collect();
-        left.sort_by_key(|ejection| std::cmp::Reverse(ejection.age));
-        let ejection = |saved: &crate::core::saved::SavedEjection| Ejection {
-            host: saved.host,
-            rule: saved.rule,
-            since: now.saturating_sub(saved.age),
-        };
-        left.into_iter().map(ejection).collect()
+        let since = |age| now.saturating_sub(age);
+        let mut left: Vec<_> =
+            left.map(|left| Ejection { host: left.host, rule: left.rule, since: since(left.age) }).collect();
+        left.sort_by_key(|ejection| ejection.since);
+        left
     }
 }
 
